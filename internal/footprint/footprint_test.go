@@ -1,0 +1,55 @@
+package footprint
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+func TestEachReadOnly(t *testing.T) {
+	const maps = `00400000-02caf000 r-xp 00000000 fe:00 1234                               /usr/bin/orch
+02caf000-065bc000 r--p 028af000 fe:00 1234                               /usr/bin/orch
+065bc000-0670a000 rw-p 061bc000 fe:00 1234                               /usr/bin/orch
+17536f400000-175371c00000 rw-p 00000000 00:00 0 
+7f034b626000-7f034b6a6000 r--s 00000000 fe:00 99                         /var/lib/orch/server/store/raft.db
+7ffd0a1f2000-7ffd0a1f4000 r-xp 00000000 00:00 0                          [vdso]
+`
+	var got []string
+	if err := eachReadOnly(strings.NewReader(maps), "/usr/bin/orch", func(start, length uintptr) error {
+		got = append(got, fmt.Sprintf("%x+%x", start, length))
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if want := "[400000+28af000 2caf000+390d000]"; fmt.Sprint(got) != want {
+		t.Errorf("got %v, want %s", got, want)
+	}
+	if err := eachReadOnly(strings.NewReader("x-y r-xp 0 0 0 /f\n"), "/f", func(_, _ uintptr) error { return nil }); err == nil {
+		t.Error("a line that is none was taken")
+	}
+}
+
+// TestUnmap shows that pages go, and that what was on them is still there.
+func TestUnmap(t *testing.T) {
+	before := residentFile(t)
+	if err := Unmap(); err != nil {
+		t.Fatal(err)
+	}
+	if after := residentFile(t); after >= before {
+		t.Errorf("file pages resident: %d kB before, %d kB after", before, after)
+	}
+}
+
+func residentFile(t *testing.T) (kilobytes int) {
+	t.Helper()
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "RssFile:")
+	if _, err := fmt.Sscan(rest, &kilobytes); err != nil {
+		t.Fatal(err)
+	}
+	return kilobytes
+}
