@@ -1,0 +1,89 @@
+package netproxy
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+
+	"k8s.io/client-go/kubernetes"
+
+	"orch/netproxy/cni"
+)
+
+// Modes of the service proxy.
+const (
+	ModeIPTables = "iptables"
+	ModeNFTables = "nftables"
+)
+
+// Config of a Proxy. Error texts of Validate name the flag to mend.
+type Config struct {
+	DataDir  string // the node's data directory; agent/ below it is used
+	NodeName string
+	NodeIP   netip.Addr
+
+	ClusterCIDR netip.Prefix // every pod of the cluster
+	ServiceCIDR netip.Prefix
+	// PodCIDR gives the range of this node's pods. It may block until the
+	// node's object has one, and is called once.
+	PodCIDR func(ctx context.Context) (netip.Prefix, error)
+	Zone    string // the node's topology zone; may be empty
+
+	ClusterDNS    netip.Addr
+	ClusterDomain string // default cluster.local
+	// ResolvConf names the file with the upstream name servers; default
+	// /etc/resolv.conf.
+	ResolvConf string
+
+	Client kubernetes.Interface
+	Mode   string // default iptables
+
+	DisableProxy bool // leave services to another proxy
+	DisableDNS   bool // leave the DNS address to another server
+
+	LinkName string // of the link with the node's cluster addresses; default orch0
+	MTU      int    // of pods' links; 0: the uplink's less what the overlay adds
+	Plugin   string // name of the CNI executable; default orch-cni
+
+	Logger *slog.Logger
+}
+
+// setDefaults fills what was left out.
+func (c *Config) setDefaults() {
+	setDefault(&c.ClusterDomain, "cluster.local")
+	setDefault(&c.ResolvConf, "/etc/resolv.conf")
+	setDefault(&c.Mode, ModeIPTables)
+	setDefault(&c.LinkName, cni.AnchorName)
+	setDefault(&c.Plugin, "orch-cni")
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+}
+
+func setDefault(field *string, value string) {
+	if *field == "" {
+		*field = value
+	}
+}
+
+// Validate checks what can be checked without touching the machine.
+func (c *Config) Validate() error {
+	switch {
+	case c.DataDir == "":
+		return fmt.Errorf("--data-dir must not be empty")
+	case c.Mode != ModeIPTables && c.Mode != ModeNFTables:
+		return fmt.Errorf("--proxy-mode %q is not supported: use iptables or nftables", c.Mode)
+	case !c.NodeIP.Is4():
+		return fmt.Errorf("--node-ip %s is not an IPv4 address", c.NodeIP)
+	case !c.ClusterCIDR.Addr().Is4():
+		return fmt.Errorf("--cluster-cidr %s is not an IPv4 range", c.ClusterCIDR)
+	case !c.ServiceCIDR.Addr().Is4():
+		return fmt.Errorf("--service-cidr %s is not an IPv4 range", c.ServiceCIDR)
+	case !c.DisableDNS && !c.ServiceCIDR.Contains(c.ClusterDNS):
+		return fmt.Errorf("--cluster-dns %s is not in --service-cidr %s", c.ClusterDNS, c.ServiceCIDR)
+	case c.ClusterCIDR.Overlaps(c.ServiceCIDR):
+		return fmt.Errorf("--cluster-cidr %s and --service-cidr %s overlap", c.ClusterCIDR, c.ServiceCIDR)
+	}
+	return nil
+}
