@@ -1,0 +1,177 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilproxy "k8s.io/apimachinery/pkg/util/proxy"
+)
+
+// connect serves the subresources that are streams to a node.
+func (s *Server) connect(w http.ResponseWriter, r *http.Request, q *request) error {
+	if !slices.Contains(q.sub.Connect, q.verb) && !(q.subresource == "proxy" && q.verb == "") {
+		return methodNotAllowed()
+	}
+	if q.query.Has("dryRun") {
+		return apierrors.NewBadRequest("dryRun is not supported")
+	}
+	if s.cfg.Nodes == nil {
+		return apierrors.NewServiceUnavailable("this server cannot reach nodes")
+	}
+	ctx, done := s.streams.add(r.Context())
+	defer done()
+	r = r.WithContext(ctx)
+	switch q.subresource {
+	case "log":
+		return s.podLog(w, r, q)
+	case "exec", "attach", "portforward":
+		return s.podStream(w, r, q)
+	case "proxy":
+		return s.proxy(w, r, q)
+	}
+	return methodNotAllowed()
+}
+
+// pod gets the pod of the request; the object is shared.
+func (s *Server) pod(ctx context.Context, q *request, name string) (*corev1.Pod, error) {
+	res := s.cfg.Registry.Lookup("", "v1", "pods")
+	if res == nil {
+		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "pods"}, name)
+	}
+	obj, err := s.cfg.Registry.Get(ctx, res, q.namespace, name, &metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return obj.(*corev1.Pod), nil
+}
+
+// podStream tunnels exec, attach and port-forward: the agent speaks SPDY or
+// WebSocket with the client, and bytes pass through here untouched.
+func (s *Server) podStream(w http.ResponseWriter, r *http.Request, q *request) error {
+	if q.verb != "create" { // a WebSocket is opened by GET, and still runs things
+		a := q.attributes()
+		a.Verb = "create"
+		if err := s.authorize(r.Context(), a); err != nil {
+			return err
+		}
+	}
+	pod, err := s.pod(r.Context(), q, q.name)
+	if err != nil {
+		return err
+	}
+	path, params := "/portForward/"+pod.Namespace+"/"+pod.Name, url.Values{}
+	if q.subresource == "portforward" {
+		if ports := q.query["ports"]; len(ports) > 0 {
+			params.Set("port", strings.Join(ports, ","))
+		}
+	} else {
+		container, err := containerOf(pod, q.query.Get("container"))
+		if err != nil {
+			return err
+		}
+		path = "/" + q.subresource + "/" + pod.Namespace + "/" + pod.Name + "/" + container
+		params = streamParams(q)
+	}
+	if pod.Spec.NodeName == "" {
+		return apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", q.name))
+	}
+	location := &url.URL{Scheme: "http", Host: pod.Spec.NodeName, Path: path, RawQuery: params.Encode()}
+	s.tunnel(w, r, location, s.agentTransport(pod.Spec.NodeName), false, true)
+	return nil
+}
+
+// streamParams are the options of exec and attach in the agent's words.
+func streamParams(q *request) url.Values {
+	params := url.Values{}
+	for option, param := range map[string]string{"stdin": "input", "stdout": "output", "stderr": "error", "tty": "tty"} {
+		if boolParam(q.query, option) {
+			params.Set(param, "1")
+		}
+	}
+	if q.subresource == "exec" {
+		params["command"] = q.query["command"]
+	}
+	return params
+}
+
+// boolParam reads a flag of the query: anything but "false" and "0" is true.
+func boolParam(query url.Values, name string) bool {
+	values := query[name]
+	return len(values) > 0 && values[0] != "0" && !strings.EqualFold(values[0], "false")
+}
+
+// containerOf settles which container of pod is meant.
+func containerOf(pod *corev1.Pod, asked string) (string, error) {
+	var names []string
+	for i := range pod.Spec.InitContainers {
+		names = append(names, pod.Spec.InitContainers[i].Name)
+	}
+	for i := range pod.Spec.Containers {
+		names = append(names, pod.Spec.Containers[i].Name)
+	}
+	for i := range pod.Spec.EphemeralContainers {
+		names = append(names, pod.Spec.EphemeralContainers[i].Name)
+	}
+	switch {
+	case asked != "" && slices.Contains(names, asked):
+		return asked, nil
+	case asked != "":
+		return "", apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", asked, pod.Name))
+	case len(pod.Spec.Containers) == 1:
+		return pod.Spec.Containers[0].Name, nil
+	case len(pod.Spec.Containers) == 0:
+		return "", apierrors.NewBadRequest("a container name must be specified for pod " + pod.Name)
+	}
+	return "", apierrors.NewBadRequest(fmt.Sprintf("a container name must be specified for pod %s, choose one of: %s", pod.Name, names))
+}
+
+// agentTransport opens a connection of its own to the agent of node, which an
+// upgrade then takes over.
+func (s *Server) agentTransport(node string) *http.Transport {
+	return &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			conn, err := s.cfg.Nodes.Dial(ctx, node)
+			if err != nil {
+				return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("error dialing backend: %v", err))
+			}
+			return bound(ctx, conn), nil
+		},
+	}
+}
+
+// boundConn closes with the stream that it serves, so that a closing server
+// does not wait for it.
+type boundConn struct {
+	net.Conn
+	release func() bool
+}
+
+func bound(ctx context.Context, conn net.Conn) net.Conn {
+	return &boundConn{conn, context.AfterFunc(ctx, func() { conn.Close() })}
+}
+
+func (c *boundConn) Close() error {
+	c.release()
+	return c.Conn.Close()
+}
+
+// tunnel passes the request to location, upgraded or not.
+func (s *Server) tunnel(w http.ResponseWriter, r *http.Request, location *url.URL, transport http.RoundTripper, rewrite, upgradeRequired bool) {
+	handler := utilproxy.NewUpgradeAwareHandler(location, transport, rewrite, upgradeRequired, s)
+	handler.ServeHTTP(w, r)
+}
+
+// Error reports a failed tunnel to the client; the proxy calls it.
+func (s *Server) Error(w http.ResponseWriter, r *http.Request, err error) {
+	s.fail(w, r, err)
+}

@@ -1,0 +1,247 @@
+package api
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+
+	"orch/server/registry"
+)
+
+// backend is where a proxied request goes: an address as seen from a node.
+type backend struct {
+	scheme, node, host, port string
+}
+
+// proxy serves pods/proxy, services/proxy and nodes/proxy. The name in the
+// path may be name, name:port or scheme:name:port.
+func (s *Server) proxy(w http.ResponseWriter, r *http.Request, q *request) error {
+	scheme, name, port, ok := utilnet.SplitSchemeNamePort(q.name)
+	if !ok {
+		return apierrors.NewBadRequest(fmt.Sprintf("invalid %s request %q", q.res.Singular, q.name))
+	}
+	if scheme == "" {
+		scheme = "http"
+	}
+	to := backend{scheme: scheme, port: port}
+	var err error
+	switch q.resource {
+	case "pods":
+		err = s.podBackend(r.Context(), q, name, &to)
+	case "services":
+		err = s.serviceBackend(r.Context(), q, name, &to)
+	case "nodes":
+		return s.nodeProxy(w, r, q, name, to)
+	default:
+		return methodNotAllowed()
+	}
+	if err != nil {
+		return err
+	}
+	s.forward(w, r, q, to)
+	return nil
+}
+
+// forward sends the request to the backend through its node.
+func (s *Server) forward(w http.ResponseWriter, r *http.Request, q *request, to backend) {
+	host := to.host
+	if to.port != "" {
+		host = net.JoinHostPort(to.host, to.port)
+	}
+	location := &url.URL{Scheme: to.scheme, Host: host, Path: q.rest}
+	transport := &http.Transport{
+		DisableKeepAlives: true,
+		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, // a pod's certificate names nothing that could be checked
+		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
+			return s.dialThrough(ctx, to.node, address)
+		},
+	}
+	s.tunnel(w, r, location, transport, true, false)
+}
+
+func (s *Server) podBackend(ctx context.Context, q *request, name string, to *backend) error {
+	pod, err := s.pod(ctx, q, name)
+	if err != nil {
+		return err
+	}
+	if to.port == "" {
+		to.port = firstPort(pod)
+	}
+	to.host, to.node = pod.Status.PodIP, pod.Spec.NodeName
+	if ip := net.ParseIP(to.host); ip == nil || !ip.IsGlobalUnicast() {
+		return apierrors.NewBadRequest("address not allowed")
+	}
+	return nil
+}
+
+func firstPort(pod *corev1.Pod) string {
+	for i := range pod.Spec.Containers {
+		if ports := pod.Spec.Containers[i].Ports; len(ports) > 0 {
+			return strconv.Itoa(int(ports[0].ContainerPort))
+		}
+	}
+	return ""
+}
+
+// serviceBackend picks a ready endpoint at random.
+func (s *Server) serviceBackend(ctx context.Context, q *request, name string, to *backend) error {
+	wanted := to.port
+	if number, err := strconv.ParseInt(wanted, 10, 64); err == nil {
+		obj, err := s.cfg.Registry.Get(ctx, q.res, q.namespace, name, &metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		port := servicePort(obj.(*corev1.Service), number)
+		if port == nil {
+			return apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %d found for service %q", number, name))
+		}
+		wanted = port.Name
+	}
+	slices, err := s.endpointSlices(ctx, q.namespace, name)
+	if err != nil {
+		return err
+	}
+	found := readyEndpoints(slices, wanted)
+	if len(found) == 0 {
+		if _, err := s.cfg.Registry.Get(ctx, q.res, q.namespace, name, &metav1.GetOptions{}); err != nil {
+			return err
+		}
+		return apierrors.NewServiceUnavailable(fmt.Sprintf("no endpoints available for service %q", q.name))
+	}
+	chosen := found[rand.IntN(len(found))]
+	to.node, to.host, to.port = chosen.node, chosen.host, chosen.port
+	return nil
+}
+
+func servicePort(service *corev1.Service, number int64) *corev1.ServicePort {
+	for i := range service.Spec.Ports {
+		if int64(service.Spec.Ports[i].Port) == number {
+			return &service.Spec.Ports[i]
+		}
+	}
+	return nil
+}
+
+func (s *Server) endpointSlices(ctx context.Context, ns, service string) ([]registry.Object, error) {
+	res := s.cfg.Registry.Lookup("discovery.k8s.io", "v1", "endpointslices")
+	if res == nil {
+		return nil, apierrors.NewServiceUnavailable("endpoint slices are not served")
+	}
+	of := labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: service})
+	page, err := s.cfg.Registry.List(ctx, res, registry.Selection{Namespace: ns, Labels: of}, &metav1.ListOptions{ResourceVersion: "0"})
+	if err != nil {
+		return nil, err
+	}
+	return page.Items, nil
+}
+
+// readyEndpoints are the pods behind the port of that name.
+func readyEndpoints(slices []registry.Object, portName string) []backend {
+	var found []backend
+	for _, obj := range slices {
+		slice := obj.(*discoveryv1.EndpointSlice)
+		for _, port := range slice.Ports {
+			if port.Port == nil || value(port.Name) != portName {
+				continue
+			}
+			for i := range slice.Endpoints {
+				e := &slice.Endpoints[i]
+				if e.Conditions.Ready != nil && !*e.Conditions.Ready || e.NodeName == nil || len(e.Addresses) == 0 ||
+					e.TargetRef == nil || e.TargetRef.Kind != "Pod" {
+					continue
+				}
+				found = append(found, backend{node: *e.NodeName, host: e.Addresses[0], port: strconv.Itoa(int(*port.Port))})
+			}
+		}
+	}
+	return found
+}
+
+func value(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+// agentPort is the port at which clients expect a node's agent.
+const agentPort = "10250"
+
+// nodeProxy reaches the agent's own HTTP API, or another port of the node.
+func (s *Server) nodeProxy(w http.ResponseWriter, r *http.Request, q *request, name string, to backend) error {
+	obj, err := s.cfg.Registry.Get(r.Context(), q.res, "", name, &metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	if to.port == "" || to.port == agentPort {
+		location := &url.URL{Scheme: "http", Host: name, Path: q.rest}
+		s.tunnel(w, r, location, s.agentTransport(name), true, false)
+		return nil
+	}
+	for _, address := range obj.(*corev1.Node).Status.Addresses {
+		if address.Type == corev1.NodeInternalIP {
+			to.node, to.host = name, address.Address
+			s.forward(w, r, q, to)
+			return nil
+		}
+	}
+	return apierrors.NewServiceUnavailable(fmt.Sprintf("no preferred addresses found for node %q", name))
+}
+
+// dialThrough gives a TCP connection to address that starts at the node: the
+// agent is asked to open it and then passes bytes.
+func (s *Server) dialThrough(ctx context.Context, node, address string) (net.Conn, error) {
+	conn, err := s.cfg.Nodes.Dial(ctx, node)
+	if err != nil {
+		return nil, fmt.Errorf("dial node %s: %w", node, err)
+	}
+	conn = bound(ctx, conn)
+	reader := bufio.NewReader(conn)
+	if err := askDial(conn, reader, node, address); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return &bufferedConn{conn, reader}, nil
+}
+
+func askDial(conn net.Conn, reader *bufio.Reader, node, address string) error {
+	req, err := http.NewRequest(http.MethodGet, "http://"+node+"/dial?address="+url.QueryEscape(address), nil)
+	if err != nil {
+		return fmt.Errorf("dial %s from node %s: %w", address, node, err)
+	}
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", "orch-dial")
+	if err := req.Write(conn); err != nil {
+		return fmt.Errorf("dial %s from node %s: %w", address, node, err)
+	}
+	resp, err := http.ReadResponse(reader, req)
+	if err != nil {
+		return fmt.Errorf("dial %s from node %s: %w", address, node, err)
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		defer resp.Body.Close()
+		return fmt.Errorf("dial %s from node %s: %s", address, node, firstLine(resp.Body))
+	}
+	return nil
+}
+
+// bufferedConn reads first what came along with the answer to the upgrade.
+type bufferedConn struct {
+	net.Conn
+	reader *bufio.Reader
+}
+
+func (c *bufferedConn) Read(p []byte) (int, error) { return c.reader.Read(p) }

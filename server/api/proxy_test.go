@@ -1,0 +1,249 @@
+package api
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"golang.org/x/net/websocket"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"orch/server/registry"
+)
+
+// fakeAgent is the HTTP server of a node's agent, and the way to it.
+type fakeAgent struct{ *httptest.Server }
+
+func (a fakeAgent) Transport(node string) (http.RoundTripper, error) {
+	if node != "node-1" {
+		return nil, errors.New("no such node")
+	}
+	return &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return a.Dial(ctx, node) }}, nil
+}
+
+func (a fakeAgent) Dial(ctx context.Context, node string) (net.Conn, error) {
+	if node != "node-1" {
+		return nil, errors.New("no such node")
+	}
+	return (&net.Dialer{}).DialContext(ctx, "tcp", a.Listener.Addr().String())
+}
+
+// newFakeAgent knows logs, an echoing exec, and dials whatever it is asked to
+// at the pod web server, told the address in a header.
+func newFakeAgent(t *testing.T, pods http.Handler) fakeAgent {
+	web := httptest.NewServer(pods)
+	t.Cleanup(web.Close)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /containerLogs/default/p/c", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "log of c %s", r.URL.RawQuery)
+	})
+	mux.HandleFunc("GET /containerLogs/default/p/waiting", func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, `container "waiting" in pod "p" is waiting to start: ContainerCreating`, http.StatusBadRequest)
+	})
+	mux.HandleFunc("/exec/default/p/c", func(w http.ResponseWriter, r *http.Request) {
+		conn, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n%s\n", r.Header.Get("Upgrade"), r.URL.RawQuery)
+		io.Copy(conn, rw)
+	})
+	mux.HandleFunc("GET /dial", func(w http.ResponseWriter, r *http.Request) {
+		conn, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		to, err := net.Dial("tcp", web.Listener.Addr().String())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer to.Close()
+		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: orch-dial\r\n\r\n")
+		finished := make(chan struct{})
+		go func() { io.Copy(to, rw); to.Close(); close(finished) }()
+		io.Copy(conn, to)
+		conn.Close()
+		<-finished
+	})
+	mux.HandleFunc("GET /stats/summary", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "stats") })
+	agent := fakeAgent{httptest.NewServer(mux)}
+	t.Cleanup(agent.Close)
+	return agent
+}
+
+// newProxyServer has pod p on node-1 behind service s.
+func newProxyServer(t *testing.T, pods http.Handler) *testServer {
+	s := newTestServer(t, func(cfg *Config) { cfg.Nodes = newFakeAgent(t, pods) })
+	name, port, ready := "http", int32(8080), true
+	node := "node-1"
+	make := func(plural, group string, ns string, obj registry.Object) {
+		t.Helper()
+		if _, err := s.reg.Create(t.Context(), s.reg.Lookup(group, "v1", plural), ns, obj, &metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	make("pods", "", "default", &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "p"},
+		Spec:       corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "c", Ports: []corev1.ContainerPort{{ContainerPort: port}}}, {Name: "waiting"}}},
+		Status:     corev1.PodStatus{PodIP: "10.42.0.9"},
+	})
+	make("pods", "", "default", &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "unplaced"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c"}}}})
+	make("nodes", "", "", &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}})
+	make("services", "", "default", &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Name: name, Port: 80}}}})
+	make("endpointslices", "discovery.k8s.io", "default", &discoveryv1.EndpointSlice{
+		ObjectMeta: metav1.ObjectMeta{Name: "s-1", Labels: map[string]string{discoveryv1.LabelServiceName: "s"}},
+		Ports:      []discoveryv1.EndpointPort{{Name: &name, Port: &port}},
+		Endpoints: []discoveryv1.Endpoint{{
+			Addresses: []string{"10.42.0.9"}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}, NodeName: &node,
+			TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: "p"},
+		}},
+	})
+	return s
+}
+
+func TestNodeStreams(t *testing.T) {
+	s := newProxyServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/moved":
+			w.Header().Set("Location", "/there")
+			w.WriteHeader(http.StatusFound)
+		case "/page":
+			w.Header().Set("Content-Type", "text/html")
+			io.WriteString(w, `<a href="/other">x</a>`)
+		default:
+			fmt.Fprintf(w, "%s %s auth=%q", r.Method, r.URL.RequestURI(), r.Header.Get("Authorization"))
+		}
+	}))
+	client := *s.Client()
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	for _, c := range []struct {
+		path string
+		code int
+		want string
+	}{
+		{"/api/v1/namespaces/default/pods/p/log?container=c&tailLines=3&follow=true", 200, "log of c follow=true&tailLines=3"},
+		{"/api/v1/namespaces/default/pods/p/log", 400, "a container name must be specified for pod p, choose one of: [c waiting]"},
+		{"/api/v1/namespaces/default/pods/p/log?container=x", 400, "container x is not valid for pod p"},
+		{"/api/v1/namespaces/default/pods/p/log?container=waiting", 400, `container \"waiting\" in pod \"p\" is waiting to start: ContainerCreating`},
+		{"/api/v1/namespaces/default/pods/p/log?container=c&sinceSeconds=0", 422, "sinceSeconds: Invalid value: 0: must be greater than 0"},
+		{"/api/v1/namespaces/default/pods/p/log?container=c&tailLines=x", 400, "invalid syntax"},
+		{"/api/v1/namespaces/default/pods/unplaced/log", 204, ""},
+		{"/api/v1/namespaces/default/pods/none/log", 404, `pods \"none\" not found`},
+		{"/api/v1/namespaces/default/pods/unplaced/exec?command=x", 400, "pod unplaced does not have a host assigned"},
+		{"/api/v1/namespaces/default/pods/p/exec?container=c&command=x", 400, "Upgrade request required"},
+		{"/api/v1/namespaces/default/pods/p/exec?dryRun=All", 400, "dryRun is not supported"},
+		{"/api/v1/namespaces/default/pods/p/proxy", 301, ""},
+		{"/api/v1/namespaces/default/pods/p/proxy/a/b?c=d", 200, `GET /a/b?c=d auth=""`},
+		{"/api/v1/namespaces/default/pods/http:p:8080/proxy/a/", 200, `GET /a/ auth=""`},
+		{"/api/v1/namespaces/default/pods/p/proxy/page", 200, `href="` + "/api/v1/namespaces/default/pods/p/proxy/other"},
+		{"/api/v1/namespaces/default/pods/unplaced/proxy/", 400, "address not allowed"},
+		{"/api/v1/namespaces/default/services/s:http/proxy/x", 200, "GET /x"},
+		{"/api/v1/namespaces/default/services/s:80/proxy/x", 200, "GET /x"},
+		{"/api/v1/namespaces/default/services/s:81/proxy/x", 503, `no service port 81 found for service \"s\"`},
+		{"/api/v1/namespaces/default/services/s/proxy/x", 503, `no endpoints available for service \"s\"`},
+		{"/api/v1/namespaces/default/services/none/proxy/x", 404, "not found"},
+		{"/api/v1/nodes/node-1/proxy/stats/summary", 200, "stats"},
+		{"/api/v1/nodes/node-1:10250/proxy/stats/summary", 200, "stats"},
+		{"/api/v1/nodes/node-9/proxy/stats/summary", 404, "not found"},
+	} {
+		req, err := http.NewRequest("GET", s.URL+c.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer secret")
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != c.code || !strings.Contains(strings.ReplaceAll(string(body), s.URL, ""), c.want) {
+			t.Errorf("%s: %d %s", c.path, resp.StatusCode, body)
+		}
+	}
+	resp, err := client.Get(s.URL + "/api/v1/namespaces/default/pods/p/proxy/moved")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if got := resp.Header.Get("Location"); !strings.HasSuffix(got, "/api/v1/namespaces/default/pods/p/proxy/there") {
+		t.Errorf("redirected to %s", got)
+	}
+}
+
+// dialPlain opens a bare HTTP/1.1 connection to the API.
+func dialPlain(t *testing.T, s *testServer) net.Conn {
+	t.Helper()
+	server := httptest.NewServer(s.api)
+	t.Cleanup(server.Close)
+	conn, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+func TestExecTunnel(t *testing.T) {
+	s := newProxyServer(t, http.NotFoundHandler())
+	conn := dialPlain(t, s)
+	io.WriteString(conn, "POST /api/v1/namespaces/default/pods/p/exec?container=c&command=sh&command=-c&stdin=true&stdout=1&stderr=false&tty=true HTTP/1.1\r\n"+
+		"Host: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nContent-Length: 0\r\n\r\n")
+	reader := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(reader, nil)
+	if err != nil || resp.StatusCode != 101 || resp.Header.Get("Upgrade") != "SPDY/3.1" {
+		t.Fatalf("%v %v", resp, err)
+	}
+	if line, _ := reader.ReadString('\n'); line != "command=sh&command=-c&input=1&output=1&tty=1\n" {
+		t.Errorf("the agent was asked %q", line)
+	}
+	io.WriteString(conn, "hello\n")
+	if line, _ := reader.ReadString('\n'); line != "hello\n" {
+		t.Errorf("echoed %q", line)
+	}
+	s.api.Close() // ends the tunnel
+	if _, err := reader.ReadByte(); err == nil {
+		t.Error("the tunnel outlived the server")
+	}
+}
+
+func TestLogByWebSocket(t *testing.T) {
+	s := newProxyServer(t, http.NotFoundHandler())
+	config, err := websocket.NewConfig("wss"+strings.TrimPrefix(s.URL, "https")+"/api/v1/namespaces/default/pods/p/log?container=c", "http://x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.Protocol = []string{"binary.k8s.io"}
+	config.TlsConfig = s.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+	config.TlsConfig.NextProtos = []string{"http/1.1"}
+	ws, err := config.DialContext(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ws.Close()
+	var got string
+	for {
+		var message []byte
+		if err := websocket.Message.Receive(ws, &message); err != nil {
+			break
+		}
+		got += string(message)
+	}
+	if got != "log of c " {
+		t.Errorf("got %q", got)
+	}
+}

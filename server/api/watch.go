@@ -1,0 +1,217 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
+
+	"orch/server/registry"
+)
+
+// initialEventsEnd marks the bookmark that ends the initial events.
+const initialEventsEnd = metav1.InitialEventsAnnotationKey
+
+// watcher writes the events of one watch to one client. It pulls: while the
+// client does not read, nothing is encoded or kept for it.
+type watcher struct {
+	q       *request
+	a       accept
+	table   *metav1.TableOptions
+	encoded encodingKey
+	buf     *bytes.Buffer
+}
+
+func (s *Server) watch(w http.ResponseWriter, r *http.Request, q *request) error {
+	q.verb = "watch"
+	a, err := negotiate(r, withTables)
+	if err != nil {
+		return err
+	}
+	if a.media == mediaYAML {
+		return notAcceptable(contentJSON, contentProtobuf+";stream=watch")
+	}
+	sel, opts, err := q.listOptions()
+	if err != nil {
+		return err
+	}
+	table, err := q.tableOptions(a)
+	if err != nil {
+		return err
+	}
+	ctx, done := s.streams.add(r.Context())
+	defer done()
+	ctx, cancel := context.WithTimeout(ctx, s.watchTimeout(opts))
+	defer cancel()
+	events, err := s.cfg.Registry.Watch(ctx, q.res, sel, opts)
+	if err != nil {
+		return err
+	}
+	defer events.Stop()
+	defer s.metrics.watching(q)()
+	watcher := &watcher{q: q, a: a, table: table, buf: new(bytes.Buffer)}
+	watcher.encoded = encodingKey{media: a.media, as: a.as, kind: q.res.GVK()}
+	if wsstream.IsWebSocketRequest(r) {
+		return watcher.serveWebSocket(ctx, w, r, events)
+	}
+	return watcher.serve(ctx, w, events)
+}
+
+// watchTimeout spreads the ends of watches without a timeout of their own, so
+// that clients that started together do not come back together.
+func (s *Server) watchTimeout(opts *metav1.ListOptions) time.Duration {
+	if opts.TimeoutSeconds != nil && *opts.TimeoutSeconds > 0 {
+		return time.Duration(*opts.TimeoutSeconds) * time.Second
+	}
+	return time.Duration(float64(s.cfg.MinWatch) * (1 + rand.Float64()))
+}
+
+// serve streams frames over the response until the watch or the client ends.
+func (c *watcher) serve(ctx context.Context, w http.ResponseWriter, events *registry.Watch) error {
+	contentType := contentJSON
+	if c.a.media == mediaProtobuf {
+		contentType = contentProtobuf + ";stream=watch"
+	}
+	w.Header().Set("Content-Type", contentType)
+	w.WriteHeader(http.StatusOK)
+	flusher := http.NewResponseController(w)
+	flusher.Flush()
+	c.run(ctx, events, func(frames []byte) error {
+		if _, err := w.Write(frames); err != nil {
+			return err
+		}
+		return flusher.Flush()
+	})
+	return nil
+}
+
+// run pulls batches of events and sends their frames together.
+func (c *watcher) run(ctx context.Context, events *registry.Watch, send func(frames []byte) error) {
+	for {
+		batch, err := events.Next(ctx)
+		c.buf.Reset()
+		for i := range batch {
+			if err == nil {
+				err = c.append(&batch[i])
+			}
+		}
+		if err != nil && ctx.Err() == nil {
+			c.appendError(err)
+		}
+		if c.buf.Len() > 0 && send(c.buf.Bytes()) != nil || err != nil {
+			return
+		}
+		if c.buf.Cap() > maxPooled {
+			c.buf = new(bytes.Buffer) // a burst should not stay in memory
+		}
+	}
+}
+
+// append adds the frame of one event.
+func (c *watcher) append(event *registry.WatchEvent) error {
+	if event.Type == "BOOKMARK" {
+		return c.appendFrame(c.buf, event.Type, c.bookmark(event))
+	}
+	if event.Event == nil || c.a.as.Kind == "Table" {
+		return c.appendFrame(c.buf, event.Type, event.Object)
+	}
+	key := c.encoded
+	key.event, key.prior = event.Type, event.Prior
+	cell := event.Event.Memo.Get(key, func() any { return new(cell) }).(*cell)
+	frame, err := cell.get(func() ([]byte, error) {
+		buf := getBuffer()
+		defer putBuffer(buf)
+		err := c.appendFrame(buf, event.Type, event.Object)
+		return bytes.Clone(buf.Bytes()), err
+	})
+	c.buf.Write(frame)
+	return err
+}
+
+func (c *watcher) bookmark(event *registry.WatchEvent) registry.Object {
+	obj := c.q.res.New()
+	obj.SetResourceVersion(formatRevision(event.ResourceVersion))
+	if event.InitialEnd {
+		obj.SetAnnotations(map[string]string{initialEventsEnd: "true"})
+	}
+	return obj
+}
+
+// appendFrame encodes an event and its object for the wire.
+func (c *watcher) appendFrame(buf *bytes.Buffer, event string, obj registry.Object) error {
+	var what runtime.Object = obj
+	gvk := c.q.res.GVK()
+	switch c.a.as.Kind {
+	case "Table":
+		table, err := newTable(c.q.res, c.a.as, c.table, time.Now(), obj)
+		if err != nil {
+			return err
+		}
+		table.ResourceVersion = obj.GetResourceVersion()
+		if event == "BOOKMARK" {
+			table.ColumnDefinitions, table.Rows[0].Cells = nil, make([]any, len(table.Rows[0].Cells))
+		} else {
+			c.table.NoHeaders = true // the first event alone has them
+		}
+		what, gvk = table, c.a.as
+	case "PartialObjectMetadata", "PartialObjectMetadataList":
+		gvk = c.a.as.GroupVersion().WithKind("PartialObjectMetadata")
+		what = partial(obj, c.a.as)
+	}
+	if c.a.media == mediaProtobuf {
+		return appendProtobufFrame(buf, event, func(buf *bytes.Buffer) error { return appendProtobuf(buf, gvk, what) })
+	}
+	return appendJSONFrame(buf, event, func(buf *bytes.Buffer) error { return appendJSON(buf, gvk, what) })
+}
+
+// appendError tells why the watch ends.
+func (c *watcher) appendError(err error) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return
+	}
+	status := statusOf(err)
+	if c.a.media == mediaProtobuf {
+		appendProtobufFrame(c.buf, "ERROR", func(buf *bytes.Buffer) error { return appendProtobuf(buf, statusKind, status) })
+		return
+	}
+	appendJSONFrame(c.buf, "ERROR", func(buf *bytes.Buffer) error { return appendJSON(buf, statusKind, status) })
+}
+
+func appendJSONFrame(buf *bytes.Buffer, event string, object func(*bytes.Buffer) error) error {
+	start := buf.Len()
+	buf.WriteString(`{"type":"`)
+	buf.WriteString(event)
+	buf.WriteString(`","object":`)
+	if err := object(buf); err != nil {
+		buf.Truncate(start)
+		return err
+	}
+	buf.WriteString("}\n")
+	return nil
+}
+
+// appendProtobufFrame writes the length, in four bytes, of a WatchEvent
+// message, whose object is a RawExtension around the enveloped object.
+func appendProtobufFrame(buf *bytes.Buffer, event string, object func(*bytes.Buffer) error) error {
+	inner := getBuffer()
+	defer putBuffer(inner)
+	if err := object(inner); err != nil {
+		return err
+	}
+	size := inner.Len()
+	extension := 1 + varintSize(size) + size
+	b := binary.BigEndian.AppendUint32(buf.AvailableBuffer(), uint32(2+len(event)+1+varintSize(extension)+extension))
+	b = appendField(b, 1, event)
+	b = binary.AppendUvarint(append(b, 2<<3|2), uint64(extension))
+	b = binary.AppendUvarint(append(b, 1<<3|2), uint64(size))
+	buf.Write(b)
+	buf.Write(inner.Bytes())
+	return nil
+}

@@ -1,0 +1,137 @@
+package join
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"orch/internal/joining"
+	"orch/internal/pki"
+	"orch/server/auth"
+	"orch/server/registry"
+)
+
+// Agents is the door at which nodes join: GET /cacerts and
+// POST /v1-orch/agent/join.
+type Agents struct {
+	Keys     *Keys
+	Registry *registry.Registry
+	Settings joining.Settings
+	Now      func() time.Time
+
+	// Short knows the short-lived tokens, in Secrets; nil: there are none.
+	Short auth.TokenChecker
+}
+
+// Handler serves the door's paths and no others.
+func (a *Agents) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+joining.PathCA, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/x-pem-file")
+		_, _ = w.Write(a.Keys.CA.PEM()) // the client went away
+	})
+	mux.HandleFunc("POST "+joining.PathAgent, a.join)
+	return mux
+}
+
+// maxRequest bounds the body of a request to join.
+const maxRequest = 64 << 10
+
+func (a *Agents) join(w http.ResponseWriter, r *http.Request) {
+	request := joining.Request{}
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&request); err != nil {
+		http.Error(w, "the request is not the JSON of a joining node", http.StatusBadRequest)
+		return
+	}
+	if reason, ok := a.mayJoin(r, request.NodeName); !ok {
+		http.Error(w, reason, http.StatusUnauthorized)
+		return
+	}
+	answer, status, err := a.admit(r.Context(), request)
+	if err != nil {
+		http.Error(w, err.Error(), status)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(answer); err != nil {
+		slog.Debug("joining node went away", "component", "join", "node", request.NodeName, "error", err)
+	}
+}
+
+// mayJoin accepts the token's secret, a bootstrap token, or the node's own
+// certificate.
+func (a *Agents) mayJoin(r *http.Request, node string) (reason string, ok bool) {
+	_, secret, given := r.BasicAuth()
+	if !given && isNode(r.TLS, node) {
+		if a.nodeKeys().Revoked(r.TLS.PeerCertificates[0]) {
+			return fmt.Sprintf("node %s was removed from the cluster: it needs a join token to come back", node), false
+		}
+		return "", true
+	}
+	if !given {
+		return "a join token is needed", false
+	}
+	if a.Keys.Tokens.userOf(secret) == "" && !a.isBootstrap(r.Context(), secret) {
+		return "the token's secret is wrong: take the token from <data-dir>/server/agent-token of a server", false
+	}
+	return "", true
+}
+
+// isNode tells whether the peer shows a certificate of the node.
+func isNode(state *tls.ConnectionState, node string) bool {
+	return state != nil && len(state.VerifiedChains) > 0 && state.PeerCertificates[0].Subject.CommonName == userOf(node)
+}
+
+func (a *Agents) nodeKeys() *nodeKeys {
+	o := &objects{}
+	o.registry.Store(a.Registry)
+	return &nodeKeys{objects: o}
+}
+
+// isBootstrap tells whether secret is a bootstrap token in force.
+func (a *Agents) isBootstrap(ctx context.Context, secret string) bool {
+	o := &objects{}
+	o.registry.Store(a.Registry)
+	user, _, err := auth.BootstrapTokens{Objects: o, Now: a.Now}.CheckToken(ctx, secret, nil)
+	return err == nil && user != nil
+}
+
+func (a *Agents) admit(ctx context.Context, request joining.Request) (*joining.Answer, int, error) {
+	if problems := validation.IsDNS1123Subdomain(request.NodeName); len(problems) > 0 {
+		return nil, http.StatusBadRequest, fmt.Errorf("node name %q: %s", request.NodeName, problems[0])
+	}
+	csr, err := pki.ParseRequest([]byte(request.CSR))
+	if err != nil {
+		return nil, http.StatusBadRequest, err
+	}
+	if err := claimName(ctx, a.Registry, request.NodeName, csr); err != nil {
+		return nil, http.StatusForbidden, err
+	}
+	var addresses []net.IP
+	for _, text := range request.Addresses {
+		if ip := net.ParseIP(text); ip != nil {
+			addresses = append(addresses, ip)
+		}
+	}
+	client, err := a.Keys.CA.Sign(csr.PublicKey, pki.NodeClientProfile(request.NodeName), a.Now())
+	if err != nil {
+		return nil, http.StatusInternalServerError, err
+	}
+	serving, err := a.Keys.CA.Sign(csr.PublicKey, pki.NodeServingProfile(request.NodeName, addresses), a.Now())
+	if err != nil {
+		return nil, http.StatusInternalServerError, err
+	}
+	return &joining.Answer{
+		CA:                 string(a.Keys.CA.PEM()),
+		ClientCertificate:  string(client),
+		ServingCertificate: string(serving),
+		Settings:           a.Settings,
+	}, http.StatusOK, nil
+}

@@ -1,0 +1,159 @@
+package join
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"orch/internal/joining"
+	"orch/internal/pki"
+)
+
+// shared are the files under <data-dir>/server that all servers have alike. The
+// last one is the sign that all have been written.
+var shared = [...]string{
+	"tls/ca.key", "tls/service-account.key", "tls/encryption.keys", "tls/servers/ca.key", "tls/servers/ca.crt",
+	"token", "agent-token", "tls/ca.crt",
+}
+
+// settingsFile remembers the settings of a cluster that this server joined.
+const settingsFile = "cluster.json"
+
+// Servers is the door at which further servers get what they need.
+type Servers struct {
+	Dir      string // <data-dir>/server
+	Keys     *Keys
+	Settings joining.Settings
+	Version  string // of the Kubernetes API
+}
+
+// ServeHTTP answers POST /v1-orch/server/join.
+func (s *Servers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPost {
+		http.Error(w, "only POST is allowed", http.StatusMethodNotAllowed)
+		return
+	}
+	_, secret, _ := r.BasicAuth()
+	switch s.Keys.Tokens.userOf(secret) {
+	case joining.UserServer:
+	case joining.UserNode:
+		http.Error(w, "this token is for agents: a server joins with the text of <data-dir>/server/token", http.StatusForbidden)
+		return
+	default:
+		http.Error(w, "the token's secret is wrong: take the token from <data-dir>/server/token of a server", http.StatusUnauthorized)
+		return
+	}
+	var request joining.ServerRequest
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&request); err != nil {
+		http.Error(w, "the request is not the JSON of a joining server", http.StatusBadRequest)
+		return
+	}
+	files, err := SharedFiles(s.Dir)
+	if err != nil {
+		slog.Error("a server cannot join", "component", "join", "server", request.Name, "error", err)
+		http.Error(w, "the server cannot read its own keys", http.StatusInternalServerError)
+		return
+	}
+	answer := joining.ServerAnswer{Files: files, Settings: s.Settings}
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(answer); err != nil {
+		slog.Debug("joining server went away", "component", "join", "server", request.Name, "error", err)
+	}
+}
+
+// SharedFiles reads what all servers have alike, by path under dir.
+func SharedFiles(dir string) (map[string][]byte, error) {
+	files := make(map[string][]byte)
+	for _, name := range shared {
+		data, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			return nil, err
+		}
+		files[name] = data
+	}
+	return files, nil
+}
+
+// KeepFiles writes them; the last one is the sign that all are there.
+func KeepFiles(dir string, files map[string][]byte) error {
+	for _, name := range shared {
+		data := files[name]
+		if len(data) == 0 {
+			return fmt.Errorf("%s is missing: it may come from another version of orch", name)
+		}
+		if err := pki.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			return fmt.Errorf("keep the cluster's keys: %w", err)
+		}
+	}
+	return nil
+}
+
+// Joined tells whether this server has the keys of a cluster already, its own
+// or one that it joined.
+func Joined(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, shared[len(shared)-1]))
+	return err == nil
+}
+
+// retryServer is the pause between attempts to reach a server.
+const retryServer = 2 * time.Second
+
+// Fetch gets the keys of the cluster from the server at address and leaves them
+// in dir. A server that cannot be reached yet is waited for.
+func Fetch(ctx context.Context, dir, address, token string, request joining.ServerRequest, log *slog.Logger) error {
+	log.Info("joining the cluster", "component", "join", "server", address)
+	for {
+		answer, err := joining.JoinServer(ctx, address, token, request)
+		if err == nil {
+			return keepFiles(dir, answer)
+		}
+		var unreachable net.Error
+		var refused *joining.RefusedError
+		starting := errors.As(err, &refused) && refused.Status >= http.StatusInternalServerError
+		if ctx.Err() != nil || !starting && !errors.As(err, &unreachable) {
+			return fmt.Errorf("join %s: %w", address, err)
+		}
+		log.Warn("server cannot be reached; trying again", "component", "join", "server", address, "error", err)
+		select {
+		case <-time.After(retryServer):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func keepFiles(dir string, answer *joining.ServerAnswer) error {
+	settings, err := json.MarshalIndent(answer.Settings, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := pki.WriteFile(filepath.Join(dir, settingsFile), settings, 0o600); err != nil {
+		return fmt.Errorf("keep the cluster's settings: %w", err)
+	}
+	return KeepFiles(dir, answer.Files)
+}
+
+// Settings gives those of the cluster that this server joined; nil: it founded
+// its own.
+func Settings(dir string) (*joining.Settings, error) {
+	data, err := os.ReadFile(filepath.Join(dir, settingsFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	settings := &joining.Settings{}
+	if err == nil {
+		err = json.Unmarshal(data, settings)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("settings of the cluster: %w", err)
+	}
+	return settings, nil
+}

@@ -1,0 +1,179 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"orch/internal/joining"
+	"orch/internal/version"
+	"orch/server/auth"
+	"orch/server/join"
+	"orch/store"
+)
+
+// joinCluster makes this server one of the cluster that cfg.Join names, unless
+// it has the keys of a cluster already, and takes over that cluster's settings.
+func (s *Server) joinCluster(ctx context.Context) error {
+	dir := filepath.Join(s.cfg.DataDir, "server")
+	if s.cfg.Join != "" && !join.Joined(dir) {
+		request := joining.ServerRequest{Name: s.cfg.NodeName, Version: version.Kubernetes}
+		if err := join.Fetch(ctx, dir, s.cfg.Join, s.cfg.Token, request, s.cfg.Logger); err != nil {
+			return err
+		}
+	}
+	settings, err := join.Settings(dir)
+	if err != nil || settings == nil {
+		return err
+	}
+	return s.cfg.adopt(settings)
+}
+
+// adopt replaces what all servers of a cluster must agree on.
+func (c *Config) adopt(s *joining.Settings) error {
+	_, pods, err := net.ParseCIDR(s.ClusterCIDR)
+	if err != nil {
+		return fmt.Errorf("cluster settings: %w", err)
+	}
+	_, services, err := net.ParseCIDR(s.ServiceCIDR)
+	if err != nil {
+		return fmt.Errorf("cluster settings: %w", err)
+	}
+	c.ClusterCIDR, c.ServiceCIDR, c.ClusterDNS, c.ClusterDomain = pods, services, net.ParseIP(s.ClusterDNS), s.ClusterDomain
+	return nil
+}
+
+// joinAddresses is where a new server asks to be let in.
+func (c *Config) joinAddresses() []string {
+	server, err := url.Parse(c.Join)
+	if c.Join == "" || err != nil {
+		return nil
+	}
+	if server.Port() == "" {
+		return []string{net.JoinHostPort(server.Hostname(), "443")}
+	}
+	return []string{server.Host}
+}
+
+// absence is how long a server may be away before the kubernetes Service leaves
+// it out: after a change of leaders all others connect anew.
+const absence = 2 * time.Second
+
+// publishServers keeps the kubernetes Service leading to the servers that are
+// alive, on the leader.
+func (a *assembly) publishServers(ctx context.Context) error {
+	published := make(map[string]time.Time) // when the address was last seen alive
+	began := time.Now()
+	for {
+		changed := a.store.MembersChanged()
+		members, err := a.store.Members(ctx)
+		if err != nil {
+			return ignoreEnd(ctx, err)
+		}
+		now := time.Now()
+		cluster, again := a.cluster(), time.Duration(0)
+		for _, m := range members {
+			host, port, err := net.SplitHostPort(m.Address)
+			if err != nil || port != strconv.Itoa(a.cfg.Port) {
+				continue // a Service has one target port
+			}
+			if m.Alive {
+				published[host] = now
+			}
+			seen, ok := published[host]
+			if !ok {
+				seen = began
+			}
+			if m.Voter && !m.Alive && now.Sub(seen) < absence {
+				again = max(again, absence-now.Sub(seen))
+			} else if !m.Alive {
+				continue
+			}
+			cluster.Servers = append(cluster.Servers, net.ParseIP(host))
+		}
+		slices.SortFunc(cluster.Servers, func(a, b net.IP) int { return slices.Compare(a.To16(), b.To16()) })
+		if err := join.PublishServers(ctx, a.registry, cluster); err != nil {
+			a.cfg.Logger.Warn("addresses of the servers not published, trying again", "component", "server", "error", err)
+			again = absence
+		}
+		var timer <-chan time.Time
+		if again > 0 {
+			timer = time.After(again)
+		}
+		select {
+		case <-changed:
+		case <-timer:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// ignoreEnd drops an error that the end of ctx has caused.
+func ignoreEnd(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// pathMembers is the endpoint of `orch member`: GET lists, DELETE of a name
+// removes, POST to <name>/promote promotes.
+const pathMembers = "/v1-orch/members"
+
+func (a *assembly) serveMembers(w http.ResponseWriter, r *http.Request) {
+	if status, reason := a.mayAdminister(r); status != 0 {
+		http.Error(w, reason, status)
+		return
+	}
+	name, action, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, pathMembers), "/"), "/")
+	var members []store.Member
+	var err error
+	switch {
+	case r.Method == http.MethodGet && name == "":
+		members, err = a.store.Members(r.Context())
+	case r.Method == http.MethodDelete && name != "" && action == "":
+		err = a.store.RemoveMember(r.Context(), name)
+	case r.Method == http.MethodPost && action == "promote":
+		err = a.store.PromoteMember(r.Context(), name)
+	default:
+		http.NotFound(w, r)
+		return
+	}
+	switch {
+	case errors.Is(err, store.ErrNoMember):
+		http.Error(w, err.Error(), http.StatusNotFound)
+	case errors.Is(err, store.ErrMember):
+		http.Error(w, err.Error(), http.StatusConflict)
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	default:
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(members) // the client went away
+	}
+}
+
+// mayAdminister lets those through who may do everything, or whom RBAC gives the
+// path; status 0: it is allowed.
+func (a *assembly) mayAdminister(r *http.Request) (status int, reason string) {
+	user, err := a.guard.Authenticator.Authenticate(r)
+	if err != nil || user == nil {
+		return http.StatusUnauthorized, "an administrator's credentials are needed"
+	}
+	allowed, reason, err := a.guard.Authorizer.Authorize(r.Context(), &auth.Attributes{
+		User: user, Verb: strings.ToLower(r.Method), Path: r.URL.Path,
+	})
+	if err != nil || !allowed {
+		return http.StatusForbidden, fmt.Sprintf("user %q may not %s %s: %s", user.Name, r.Method, r.URL.Path, reason)
+	}
+	return 0, ""
+}

@@ -1,0 +1,138 @@
+package scheduler
+
+import (
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// node is a Node with the sum of what runs there, kept up to date pod by pod.
+type node struct {
+	*corev1.Node
+	allocatable amounts
+	requested   amounts
+	assumed     amounts // like requested, with assumedRequests; for scores
+	pods        []*pod
+	ports       map[hostPort]int
+	images      map[string]int64 // name → size in bytes
+	nominated   []*pod           // preemptors that wait for their victims here
+}
+
+// cluster is the scheduler's picture of nodes and placed pods. It is changed
+// only by the scheduler's goroutine and every change costs what it touches.
+type cluster struct {
+	nodes      []*node // in a stable order that rotates for fairness
+	byName     map[string]*node
+	placed     map[types.UID]placement
+	counters   map[string]*counter
+	existing   map[string]*existingTerm // affinity terms of placed pods, by meaning
+	imageNodes map[string]int           // image name → nodes that have it
+	start      int                      // where the next search for nodes begins
+
+	namespaceLabels func(namespace string) labels.Set
+}
+
+type placement struct {
+	pod  *pod
+	node *node
+}
+
+func newCluster(namespaceLabels func(string) labels.Set) *cluster {
+	return &cluster{
+		byName:          map[string]*node{},
+		placed:          map[types.UID]placement{},
+		counters:        map[string]*counter{},
+		existing:        map[string]*existingTerm{},
+		imageNodes:      map[string]int{},
+		namespaceLabels: namespaceLabels,
+	}
+}
+
+// setNode adds a node or takes over its new state.
+func (c *cluster) setNode(obj *corev1.Node) {
+	n := c.byName[obj.Name]
+	if n == nil {
+		n = &node{ports: map[hostPort]int{}}
+		c.byName[obj.Name] = n
+		c.nodes = append(c.nodes, n)
+	}
+	if n.Node != nil && !sameLabels(n.Node.Labels, obj.Labels) {
+		for _, t := range c.counters {
+			t.topologies = nil
+		}
+	}
+	for image := range n.images {
+		c.imageNodes[image]--
+	}
+	n.Node = obj
+	n.allocatable = amountsOf(obj.Status.Allocatable)
+	n.images = make(map[string]int64, len(obj.Status.Images))
+	for i := range obj.Status.Images {
+		for _, name := range obj.Status.Images[i].Names {
+			n.images[name] = obj.Status.Images[i].SizeBytes
+		}
+	}
+	for image := range n.images {
+		c.imageNodes[image]++
+	}
+}
+
+func sameLabels(a, b map[string]string) bool { return labels.Equals(a, b) }
+
+// removeNode forgets a node. Its pods stay placed until their own deletion.
+func (c *cluster) removeNode(name string) {
+	n := c.byName[name]
+	if n == nil {
+		return
+	}
+	delete(c.byName, name)
+	for image := range n.images {
+		c.imageNodes[image]--
+	}
+	c.nodes = slices.DeleteFunc(c.nodes, func(o *node) bool { return o == n })
+	for _, p := range slices.Clone(n.pods) {
+		c.unplace(p.UID)
+	}
+}
+
+// place counts p on the node called name, in place of an earlier state of p.
+func (c *cluster) place(p *pod, name string) {
+	c.unplace(p.UID)
+	n := c.byName[name]
+	if n == nil {
+		return
+	}
+	c.placed[p.UID] = placement{p, n}
+	c.count(p, n, 1)
+	n.pods = append(n.pods, p)
+}
+
+func (c *cluster) unplace(uid types.UID) {
+	was, ok := c.placed[uid]
+	if !ok {
+		return
+	}
+	delete(c.placed, uid)
+	c.count(was.pod, was.node, -1)
+	was.node.pods = slices.DeleteFunc(was.node.pods, func(o *pod) bool { return o == was.pod })
+}
+
+// count adds (1) or takes away (-1) what p means for n and the counters.
+func (c *cluster) count(p *pod, n *node, sign int) {
+	n.requested.add(&p.requests, int64(sign))
+	n.assumed.add(&p.assumed, int64(sign))
+	n.requested.pods += int64(sign)
+	for _, port := range p.ports {
+		if n.ports[port] += sign; n.ports[port] == 0 {
+			delete(n.ports, port)
+		}
+	}
+	for _, t := range c.counters {
+		if (t.deleting || p.DeletionTimestamp == nil) && t.selection.matches(p.Pod, c.namespaceLabels) {
+			t.add(n, sign)
+		}
+	}
+	c.countTerms(p, n, sign)
+}

@@ -1,0 +1,100 @@
+package scheduler
+
+import "math"
+
+// spreadState is what PodTopologySpread knows of one incoming pod.
+type spreadState struct {
+	hard, soft []spreadCount
+}
+
+type spreadCount struct {
+	constraint *constraint
+	byValue    map[string]int // matching pods by topology value, over the nodes that count
+	least      int64
+	self       int64 // 1 if the pod matches its own selector
+}
+
+func (c *cluster) spreadOf(p *pod, constraints []constraint, attempt int) *spreadState {
+	s := &spreadState{}
+	if len(constraints) == 0 {
+		return s
+	}
+	for i := range constraints {
+		k := &constraints[i]
+		count := c.spreadCount(p, k, constraints, attempt)
+		if k.hard {
+			s.hard = append(s.hard, count)
+		} else {
+			s.soft = append(s.soft, count)
+		}
+	}
+	return s
+}
+
+func (c *cluster) spreadCount(p *pod, k *constraint, all []constraint, attempt int) spreadCount {
+	counter := c.counter(&k.selection, false, attempt)
+	count := spreadCount{constraint: k, byValue: map[string]int{}}
+	if k.selection.matches(p.Pod, c.namespaceLabels) {
+		count.self = 1
+	}
+	for _, n := range c.nodes {
+		if value, ok := n.Labels[k.topologyKey]; ok && counts(p, n, k, all) {
+			count.byValue[value] += counter.perNode[n]
+		}
+	}
+	count.least = math.MaxInt64
+	for _, v := range count.byValue {
+		count.least = min(count.least, int64(v))
+	}
+	if int64(len(count.byValue)) < k.minDomains || len(count.byValue) == 0 {
+		count.least = 0
+	}
+	return count
+}
+
+// counts tells whether a node is one of those over which k spreads: it must
+// have the labels of all constraints of the same hardness and, by the
+// constraint's policies, match the pod's node affinity and taints.
+func counts(p *pod, n *node, k *constraint, all []constraint) bool {
+	for i := range all {
+		if _, ok := n.Labels[all[i].topologyKey]; !ok && all[i].hard == k.hard {
+			return false
+		}
+	}
+	if k.honorAffinity {
+		if ok, err := p.nodeMatch.Match(n.Node); !ok || err != nil {
+			return false
+		}
+	}
+	return !k.honorTaints || !untolerated(p, n, repelling)
+}
+
+func (s *spreadState) refuse(n *node) *refusal {
+	for i := range s.hard {
+		count := &s.hard[i]
+		value, ok := n.Labels[count.constraint.topologyKey]
+		if !ok {
+			return unresolvable("node(s) didn't match pod topology spread constraints (missing required label)")
+		}
+		if int64(count.byValue[value])+count.self-count.least > count.constraint.maxSkew {
+			return refused("node(s) didn't match pod topology spread constraints")
+		}
+	}
+	return nil
+}
+
+// score is the weighted number of matching pods where n lies; less is better.
+// ok is false for a node that lacks a label and so gets no points.
+func (s *spreadState) score(n *node) (sum float64, ok bool) {
+	for i := range s.soft {
+		count := &s.soft[i]
+		value, has := n.Labels[count.constraint.topologyKey]
+		if !has {
+			return 0, false
+		}
+		// A topology with many values would otherwise weigh less than one with few.
+		weight := math.Log(float64(len(count.byValue) + 2))
+		sum += float64(count.byValue[value])*weight + float64(count.constraint.maxSkew-1)
+	}
+	return sum, true
+}

@@ -1,0 +1,347 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"orch/internal/joining"
+	"orch/internal/link"
+	"orch/internal/version"
+	"orch/server/api"
+	"orch/server/auth"
+	"orch/server/controllers/loop"
+	"orch/server/controllers/nodes"
+	"orch/server/join"
+	"orch/server/registry"
+	"orch/server/registry/admission"
+	"orch/server/registry/kinds"
+	"orch/store"
+)
+
+// Server is one member of the control plane.
+type Server struct {
+	cfg   Config
+	local chan localAccess // holds one value once the server listens
+}
+
+// localAccess is what a process on this machine needs to join.
+type localAccess struct{ url, token string }
+
+// New makes a server; Run starts it.
+func New(cfg Config) *Server {
+	return &Server{cfg: cfg, local: make(chan localAccess, 1)}
+}
+
+// Local waits until the server listens and gives its URL on this machine and
+// the token that agents join with.
+func (s *Server) Local(ctx context.Context) (url, token string, err error) {
+	select {
+	case access := <-s.local:
+		s.local <- access
+		return access.url, access.token, nil
+	case <-ctx.Done():
+		return "", "", context.Cause(ctx)
+	}
+}
+
+// parts of a server that is being started, in the order in which they come up.
+type assembly struct {
+	cfg      Config
+	keys     *join.Keys
+	guard    *join.Guard
+	registry *registry.Registry
+	store    *store.Store
+	hub      *link.Hub
+	peers    *link.Peers
+	gate     *gate
+	api      *api.Server
+	agents   *join.Agents
+	events   *events
+}
+
+// Run serves until ctx ends or a part fails, and returns when all has stopped.
+func (s *Server) Run(ctx context.Context) error {
+	// The port is taken first: a busy one is the commonest mistake, and nothing
+	// must have been touched when it is reported.
+	listener, err := s.listen(ctx)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	if err := s.joinCluster(ctx); err != nil {
+		return err
+	}
+	a, err := assemble(s.cfg)
+	if err != nil {
+		return err
+	}
+	// The store outlives everything that writes to it: it has a context of its
+	// own, which ends when all others have stopped.
+	storeCtx, stopStore := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopStore()
+	stored := make(chan error, 1)
+	group, ctx := errgroup.WithContext(ctx)
+	var storing errgroup.Group
+	storing.Go(func() error {
+		err := a.store.Run(storeCtx)
+		stored <- err
+		return err
+	})
+	group.Go(func() error { // a store that fails ends the server
+		select {
+		case err := <-stored:
+			return fmt.Errorf("store: %w", err)
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	group.Go(func() error { return a.serve(ctx, listener, s.local) })
+	err = group.Wait()
+	stopStore()
+	if storeErr := storing.Wait(); err == nil {
+		err = storeErr
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+func (s *Server) listen(ctx context.Context) (net.Listener, error) {
+	host := ""
+	if s.cfg.BindAddress != nil {
+		host = s.cfg.BindAddress.String()
+	}
+	address := net.JoinHostPort(host, fmt.Sprint(s.cfg.Port))
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w (another server may be running: choose another --https-listen-port or --bind-address)", address, err)
+	}
+	return listener, nil
+}
+
+// assemble makes all parts; nothing runs yet, but keys are read or made.
+func assemble(cfg Config) (*assembly, error) {
+	a := &assembly{cfg: cfg, hub: link.NewHub(), gate: newGate()}
+	serviceIP := join.FirstServiceIP(cfg.ServiceCIDR)
+	hosts := append([]string{cfg.NodeName, cfg.NodeIP.String(), cfg.AdvertiseAddress.String()}, cfg.TLSSANs...)
+	var err error
+	a.keys, err = join.LoadKeys(join.Config{
+		Dir: filepath.Join(cfg.DataDir, "server"), Hosts: hosts, ServiceIP: serviceIP, Domain: cfg.ClusterDomain,
+		Name: cfg.NodeName, Token: cfg.Token, AgentToken: cfg.AgentToken, Now: time.Now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if a.guard, err = join.NewGuard(a.keys, cfg.ClusterDomain, time.Now); err != nil {
+		return nil, err
+	}
+	a.hub.Revoked = a.guard.Revoked
+	chain, err := admission.Chain(admission.Config{Authorizer: a.guard.Authorizer, Escalation: a.guard.Escalation(), Now: time.Now})
+	if err != nil {
+		return nil, fmt.Errorf("admission plugins: %w", err)
+	}
+	if a.registry, err = registry.New(registry.Config{
+		Resources: kinds.Table(a.tableConfig()), Encryption: a.keys.AtRest, Admission: chain,
+	}); err != nil {
+		return nil, err
+	}
+	a.peers = link.NewPeers(a.address(), a.keys.Peer, a.keys.Peers.Pool())
+	a.store = store.New(store.Config{
+		Dir: filepath.Join(cfg.DataDir, "server", "store"), Codec: a.registry.StoreCodec(), Logger: cfg.Logger,
+		Name: cfg.NodeName, Raft: a.peers.Layer(link.ProtocolRaft), Peers: a.peers.Layer(link.ProtocolStore), Join: cfg.joinAddresses(),
+	})
+	a.registry.UseStore(a.store)
+	a.guard.Bind(a.registry)
+	a.events = newEvents(a.registry)
+	return a, a.assembleAPI(serviceIP)
+}
+
+func (a *assembly) assembleAPI(serviceIP net.IP) error {
+	a.agents = &join.Agents{Keys: a.keys, Registry: a.registry, Short: a.guard.Tokens, Now: time.Now, Settings: joining.Settings{
+		ClusterCIDR: a.cfg.ClusterCIDR.String(), ServiceCIDR: a.cfg.ServiceCIDR.String(),
+		ClusterDNS: a.cfg.ClusterDNS.String(), ClusterDomain: a.cfg.ClusterDomain,
+		Servers: []string{fmt.Sprintf("https://%s", a.address())},
+	}}
+	openIDConfig, err := a.guard.Issuer.OpenIDConfig(a.address())
+	if err != nil {
+		return err
+	}
+	openIDKeys, err := a.guard.Issuer.OpenIDKeys()
+	if err != nil {
+		return err
+	}
+	a.api = api.New(api.Config{
+		Registry: a.registry, Authenticator: a.guard.Authenticator, Authorizer: a.guard.Authorizer,
+		Nodes: a.hub, Version: version.Info(), Logger: a.cfg.Logger,
+		Paths: map[string]http.Handler{
+			auth.OpenIDConfigPath: openIDConfig,
+			auth.OpenIDKeysPath:   openIDKeys,
+		},
+		Checks: []api.Check{
+			{Name: "store", Probe: func(ctx context.Context) error { _, err := a.store.Sync(ctx); return err }},
+			{Name: "authorizer", Ready: true, Probe: a.authorizerReady},
+		},
+	})
+	return nil
+}
+
+func (a *assembly) authorizerReady(context.Context) error {
+	select {
+	case <-a.guard.Synced():
+		return nil
+	default:
+		return errors.New("roles are not read yet")
+	}
+}
+
+func (a *assembly) address() string {
+	return net.JoinHostPort(a.cfg.AdvertiseAddress.String(), fmt.Sprint(a.cfg.Port))
+}
+
+// serve runs everything on top of the store.
+func (a *assembly) serve(ctx context.Context, listener net.Listener, local chan<- localAccess) error {
+	group, ctx := errgroup.WithContext(ctx)
+	// Other servers reach the store by the same port, and it may need them to
+	// come up. The gate holds all other requests back until then.
+	group.Go(func() error { return a.serveHTTP(ctx, listener) })
+	group.Go(func() error { return a.keys.Serving.Run(ctx) })
+	group.Go(func() error { return a.keys.Peer.Run(ctx) })
+	select {
+	case <-a.store.Ready():
+	case <-ctx.Done():
+		return group.Wait()
+	}
+	// Authorization follows the roles before bootstrap writes them, so that it
+	// knows them when the first request comes.
+	group.Go(func() error { return a.guard.Run(ctx) })
+	group.Go(func() error { return a.events.run(ctx) })
+	group.Go(func() error { return a.store.Lead(ctx, a.lead) })
+	if !a.cfg.Disabled("agent") {
+		group.Go(func() error { return loop.Run(ctx, a.cfg.Logger, nodes.ControlPlane(a.registry, a.cfg.NodeName)) })
+	}
+	select {
+	case <-a.guard.Synced():
+	case <-ctx.Done():
+		return group.Wait()
+	}
+	if err := join.Bootstrap(ctx, a.registry, a.cluster()); err != nil {
+		return errors.Join(err, context.Cause(ctx))
+	}
+	if err := a.ensureDNSService(ctx); err != nil {
+		return err
+	}
+	loopback := "https://" + net.JoinHostPort(a.loopback(), fmt.Sprint(a.cfg.Port))
+	if a.cfg.Kubeconfig != "" {
+		kubeconfig := join.Kubeconfig{Path: a.cfg.Kubeconfig, Mode: a.cfg.KubeconfigMode, Server: loopback}
+		if err := kubeconfig.Write(a.keys.CA, time.Now()); err != nil {
+			return err
+		}
+	}
+	a.gate.open()
+	if a.cfg.SnapshotInterval > 0 {
+		group.Go(func() error { return a.snapshotSchedule().Run(ctx) })
+	}
+	local <- localAccess{loopback, a.keys.Tokens.Agent.String()}
+	a.cfg.Logger.Info("server is listening", "component", "server", "address", a.address(), "version", version.Orch)
+	return group.Wait()
+}
+
+// handler serves joining before the API: whoever joins has no identity yet. It
+// is no ServeMux, which would clean the paths that the API's proxies pass on.
+func (a *assembly) handler() http.Handler {
+	agents := a.agents.Handler()
+	servers := &join.Servers{Dir: filepath.Join(a.cfg.DataDir, "server"), Keys: a.keys, Settings: a.agents.Settings}
+	gated := a.gate.handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == joining.PathAgent:
+			agents.ServeHTTP(w, r)
+		case strings.HasPrefix(r.URL.Path, pathMembers):
+			a.serveMembers(w, r)
+		case r.URL.Path == pathSnapshots:
+			a.serveSnapshots(w, r)
+		default:
+			a.api.ServeHTTP(w, r)
+		}
+	}))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case joining.PathCA:
+			agents.ServeHTTP(w, r)
+		case joining.PathServer:
+			servers.ServeHTTP(w, r)
+		default:
+			gated.ServeHTTP(w, r)
+		}
+	})
+}
+
+// loopback is the address at which programs on this machine reach the server.
+func (a *assembly) loopback() string {
+	if ip := a.cfg.BindAddress; ip != nil && !ip.IsUnspecified() {
+		return ip.String()
+	}
+	return "127.0.0.1"
+}
+
+func (a *assembly) cluster() join.Cluster {
+	return join.Cluster{
+		CA: a.keys.CA.PEM(), ServiceCIDR: a.cfg.ServiceCIDR, ServiceIP: join.FirstServiceIP(a.cfg.ServiceCIDR),
+		Port: int32(a.cfg.Port),
+	}
+}
+
+// drainTime is how long requests under way may take when the server stops.
+const drainTime = 5 * time.Second
+
+func (a *assembly) serveHTTP(ctx context.Context, listener net.Listener) error {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	server := &http.Server{
+		Handler:           a.handler(),
+		TLSConfig:         a.keys.TLSConfig(link.Protocol),
+		Protocols:         protocols,
+		ReadHeaderTimeout: 30 * time.Second,
+		IdleTimeout:       3 * time.Minute,
+		ErrorLog:          quietTLS(a.cfg.Logger),
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 1000},
+	}
+	server.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){link.Protocol: a.hub.ServeTLS}
+	a.peers.Accept(server)
+	stopped := make(chan struct{})
+	defer func() { <-stopped }()
+	var closing errgroup.Group
+	closing.Go(func() error {
+		defer close(stopped)
+		<-ctx.Done()
+		// Another server takes the lead before this one's requests have ended.
+		a.store.Resign()
+		// Watches and streams never end by themselves; other requests may finish.
+		a.api.Close()
+		a.hub.Close()
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+		defer cancel()
+		// They may need the other servers.
+		a.gate.drain(drain)
+		a.peers.Close()
+		if err := server.Shutdown(drain); err != nil {
+			return server.Close()
+		}
+		return nil
+	})
+	err := server.ServeTLS(listener, "", "")
+	if errors.Is(err, http.ErrServerClosed) {
+		err = nil
+	}
+	return errors.Join(err, closing.Wait())
+}
