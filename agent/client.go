@@ -1,0 +1,98 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	kruntime "k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/record"
+
+	"orch/internal/joining"
+	"orch/internal/version"
+)
+
+// newAPIClient gives this node's way to the API, over whichever server answers.
+// hangUp closes its connections that nobody uses.
+func newAPIClient(server string, balancer *servers, credentials *joining.Credentials) (client kubernetes.Interface, hangUp func(), err error) {
+	transport := &http.Transport{
+		TLSClientConfig: credentials.TLSConfig(), ForceAttemptHTTP2: true, DialContext: balancer.dial,
+		TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: 90 * time.Second,
+		// Finds a server that died without a word, early enough for the node's
+		// lease to be renewed at another; watches would wait for ever.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second},
+	}
+	client, err = kubernetes.NewForConfig(&rest.Config{
+		Host: server, Transport: transport, UserAgent: "orch-agent/" + version.Orch,
+		ContentConfig: rest.ContentConfig{ContentType: kruntime.ContentTypeProtobuf, AcceptContentTypes: kruntime.ContentTypeProtobuf + ",application/json"},
+		QPS:           -1, // the server protects itself
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a client for %s: %w", server, err)
+	}
+	return client, transport.CloseIdleConnections, nil
+}
+
+// podCIDR waits until the node's object has its share of the pod network.
+func (a *assembly) podCIDR(ctx context.Context) (netip.Prefix, error) {
+	options := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", a.cfg.NodeName).String()}
+	for {
+		share, err := a.watchPodCIDR(ctx, options)
+		if share != "" {
+			return netip.ParsePrefix(share)
+		}
+		a.cfg.Logger.Debug("waiting for the node's pod network", "component", "agent", "err", err)
+		select {
+		case <-ctx.Done():
+			return netip.Prefix{}, context.Cause(ctx)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+func (a *assembly) watchPodCIDR(ctx context.Context, options metav1.ListOptions) (string, error) {
+	stream, err := a.api.CoreV1().Nodes().Watch(ctx, options)
+	if err != nil {
+		return "", err
+	}
+	defer stream.Stop()
+	for event := range stream.ResultChan() {
+		if n, ok := event.Object.(*corev1.Node); ok && event.Type != watch.Deleted && n.Spec.PodCIDR != "" {
+			return n.Spec.PodCIDR, nil
+		}
+	}
+	return "", ctx.Err()
+}
+
+// events records API events of this node's pods, aggregated and rate-limited.
+type events struct {
+	record.EventRecorder
+	broadcaster record.EventBroadcaster
+	client      kubernetes.Interface
+}
+
+func newEvents(client kubernetes.Interface, nodeName string) *events {
+	broadcaster := record.NewBroadcaster()
+	return &events{
+		EventRecorder: broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: nodeName}),
+		broadcaster:   broadcaster, client: client,
+	}
+}
+
+func (e *events) run(ctx context.Context) error {
+	watch := e.broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: e.client.CoreV1().Events("")})
+	defer e.broadcaster.Shutdown()
+	defer watch.Stop()
+	<-ctx.Done()
+	return nil
+}

@@ -1,0 +1,86 @@
+// Package agent is agent mode: Run wires the container runtime, the pod
+// workers, volumes, statistics, streaming and the service proxy of one node.
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"regexp"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"orch/netproxy"
+)
+
+// Config of an agent. Error texts of Validate name the flag to mend.
+type Config struct {
+	DataDir    string
+	NodeName   string
+	NodeIP     net.IP
+	NodeLabels []string // key=value
+	NodeTaints []string // key=value:Effect
+
+	// Servers gives the URL of a server and the join token. It may block until a
+	// server in the same process is listening.
+	Servers func(ctx context.Context) (url, token string, err error)
+
+	ProxyMode       string
+	RuntimeEndpoint string // CRI socket; "" means the embedded containerd
+	Disable         []string
+
+	OnReady func() // called once, when the node is Ready for the first time; nil: nothing
+
+	Logger *slog.Logger
+}
+
+// Disabled tells whether part was named by --disable.
+func (c *Config) Disabled(part string) bool { return slices.Contains(c.Disable, part) }
+
+// Validate checks what can be checked without touching the machine.
+func (c *Config) Validate() error {
+	if c.DataDir == "" {
+		return fmt.Errorf("--data-dir must not be empty")
+	}
+	if msgs := validation.IsDNS1123Subdomain(c.NodeName); len(msgs) > 0 {
+		return fmt.Errorf("--node-name %q: %s", c.NodeName, msgs[0])
+	}
+	if c.ProxyMode != netproxy.ModeIPTables && c.ProxyMode != netproxy.ModeNFTables {
+		return fmt.Errorf("--proxy-mode %q is not supported: use iptables or nftables", c.ProxyMode)
+	}
+	if _, err := c.labels(); err != nil {
+		return err
+	}
+	_, err := c.taints()
+	return err
+}
+
+func (c *Config) labels() (map[string]string, error) {
+	labels := make(map[string]string, len(c.NodeLabels))
+	for _, text := range c.NodeLabels {
+		key, value, _ := strings.Cut(text, "=")
+		if msgs := slices.Concat(validation.IsQualifiedName(key), validation.IsValidLabelValue(value)); len(msgs) > 0 {
+			return nil, fmt.Errorf("--node-label %q: %s", text, msgs[0])
+		}
+		labels[key] = value
+	}
+	return labels, nil
+}
+
+var taintForm = regexp.MustCompile(`^([^=:]+)(?:=([^:]*))?:(NoSchedule|PreferNoSchedule|NoExecute)$`)
+
+func (c *Config) taints() ([]corev1.Taint, error) {
+	taints := make([]corev1.Taint, 0, len(c.NodeTaints))
+	for _, text := range c.NodeTaints {
+		m := taintForm.FindStringSubmatch(text)
+		if m == nil {
+			return nil, fmt.Errorf("--node-taint %q: use key=value:NoSchedule, :PreferNoSchedule or :NoExecute", text)
+		}
+		taints = append(taints, corev1.Taint{Key: m[1], Value: m[2], Effect: corev1.TaintEffect(m[3])})
+	}
+	return taints, nil
+}

@@ -1,0 +1,195 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kruntime "k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+)
+
+// servers is the node's balancer: it knows the addresses of all servers,
+// connects to one that answers and stays with it. What it learned outlives the
+// process, so that an agent comes up though the server that it was given is gone.
+type servers struct {
+	given string // host:port from the command line
+	file  string
+
+	mu      sync.Mutex // guards what follows
+	learned []string   // host:port, sorted
+	current string     // the last that answered
+	changed chan struct{}
+}
+
+// dialTime is how long one server may take to answer while there are others.
+const dialTime = 3 * time.Second
+
+// newServers reads what an earlier process learned.
+func newServers(given, file string) *servers {
+	s := &servers{given: given, file: file, current: given, changed: make(chan struct{})}
+	if data, err := os.ReadFile(file); err == nil {
+		_ = json.Unmarshal(data, &s.learned) // damaged: it is learned again
+	}
+	return s
+}
+
+// candidates gives all addresses in the order in which to try them.
+func (s *servers) candidates() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := []string{s.current}
+	for _, address := range append([]string{s.given}, s.learned...) {
+		if !slices.Contains(all, address) {
+			all = append(all, address)
+		}
+	}
+	return all
+}
+
+// dial connects to a server, whatever address is asked for.
+func (s *servers) dial(ctx context.Context, network, _ string) (net.Conn, error) {
+	all := s.candidates()
+	var errs []error
+	for _, address := range all {
+		dialer := &net.Dialer{Timeout: dialTime}
+		if len(all) == 1 {
+			dialer.Timeout = 10 * time.Second
+		}
+		conn, err := dialer.DialContext(ctx, network, address)
+		if err == nil {
+			s.mu.Lock()
+			s.current = address
+			s.mu.Unlock()
+			return conn, nil
+		}
+		errs = append(errs, err)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
+// links gives the servers that want a link to this node, and a channel that is
+// closed when they change: each server has the streams that its own clients ask
+// for. The given address may be another name of one of them, so it counts only
+// as long as nothing was learned.
+func (s *servers) links() ([]string, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.learned) == 0 {
+		return []string{s.given}, s.changed
+	}
+	return s.learned, s.changed
+}
+
+// learn takes the cluster's word for which servers there are; an empty list
+// would be a mistake of somebody's.
+func (s *servers) learn(addresses []string) error {
+	slices.Sort(addresses)
+	addresses = slices.Compact(addresses)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(addresses) == 0 || slices.Equal(addresses, s.learned) {
+		return nil
+	}
+	s.learned = addresses
+	close(s.changed)
+	s.changed = make(chan struct{})
+	data, err := json.Marshal(addresses)
+	if err == nil {
+		err = replaceFile(s.file, data)
+	}
+	if err != nil {
+		return fmt.Errorf("remember the servers: %w", err)
+	}
+	return nil
+}
+
+func replaceFile(path string, data []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// follow learns the servers from the endpoints of the kubernetes service, where
+// each of them is listed, until ctx ends.
+func (s *servers) follow(ctx context.Context, client kubernetes.Interface, failed func(error)) error {
+	slices := client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault)
+	only := discoveryv1.LabelServiceName + "=kubernetes"
+	source := &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (kruntime.Object, error) {
+			o.LabelSelector = only
+			return slices.List(ctx, o)
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			o.LabelSelector = only
+			return slices.Watch(ctx, o)
+		},
+	}
+	sink := &serverSink{found: cache.NewStore(cache.MetaNamespaceKeyFunc), learn: func(addresses []string) {
+		if err := s.learn(addresses); err != nil {
+			failed(err)
+		}
+	}}
+	cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(source, client), &discoveryv1.EndpointSlice{}, sink,
+		cache.ReflectorOptions{}).RunWithContext(ctx)
+	return nil
+}
+
+// serverSink keeps the slices of the kubernetes service.
+type serverSink struct {
+	found cache.Store
+	learn func([]string)
+}
+
+func (k *serverSink) Add(obj any) error    { return k.then(k.found.Add(obj)) }
+func (k *serverSink) Update(obj any) error { return k.then(k.found.Update(obj)) }
+func (k *serverSink) Delete(obj any) error { return k.then(k.found.Delete(obj)) }
+func (k *serverSink) Resync() error        { return nil }
+func (k *serverSink) Replace(list []any, version string) error {
+	return k.then(k.found.Replace(list, version))
+}
+
+func (k *serverSink) then(err error) error {
+	if err == nil {
+		k.learn(serverAddresses(k.found.List()))
+	}
+	return err
+}
+
+// serverAddresses gives host:port of all endpoints.
+func serverAddresses(endpointSlices []any) []string {
+	var found []string
+	for _, obj := range endpointSlices {
+		slice := obj.(*discoveryv1.EndpointSlice)
+		for _, port := range slice.Ports {
+			if port.Port == nil {
+				continue
+			}
+			for i := range slice.Endpoints {
+				for _, address := range slice.Endpoints[i].Addresses {
+					found = append(found, net.JoinHostPort(address, strconv.Itoa(int(*port.Port))))
+				}
+			}
+		}
+	}
+	return found
+}
