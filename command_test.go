@@ -1,0 +1,148 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/urfave/cli/v2"
+)
+
+// try runs a command with one flag of each kind and a config file.
+func try(t *testing.T, config string, args ...string) (*cli.Context, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var seen *cli.Context
+	app := &cli.App{ExitErrHandler: func(*cli.Context, error) {}, Commands: []*cli.Command{{
+		Name:  "try",
+		Flags: append(nodeFlags(), &cli.IntFlag{Name: "port", Value: 1}, boolFlag("flag", "")),
+		Action: func(c *cli.Context) error {
+			seen = c
+			return readConfigFile(c)
+		},
+	}}}
+	err := app.Run(append([]string{"orch", "try", "--config", path}, args...))
+	return seen, err
+}
+
+func TestConfigFile(t *testing.T) {
+	c := contextOf(t, "port: 70\nflag: true\nnode-name: from-file\nnode-label: [a=b, c=d]\n", "--node-name", "from-flag")
+	if c.Int("port") != 70 || !c.Bool("flag") || c.String("node-name") != "from-flag" || strings.Join(c.StringSlice("node-label"), " ") != "a=b c=d" {
+		t.Errorf("port %d, flag %v, node-name %q, node-label %q", c.Int("port"), c.Bool("flag"), c.String("node-name"), c.StringSlice("node-label"))
+	}
+	for name, test := range map[string]struct{ config, text string }{
+		"unknown key": {"no-such: 1", `unknown key "no-such"`},
+		"bad value":   {"port: many", `key "port"`},
+		"not YAML":    {"{", "config.yaml"},
+	} {
+		if _, err := try(t, test.config); err == nil || !strings.Contains(err.Error(), test.text) {
+			t.Errorf("%s: %v, want %q", name, err, test.text)
+		}
+	}
+}
+
+func contextOf(t *testing.T, config string, args ...string) *cli.Context {
+	t.Helper()
+	c, err := try(t, config, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestMissingConfigFile(t *testing.T) {
+	app := &cli.App{Commands: []*cli.Command{{Name: "try", Flags: nodeFlags(), Action: readConfigFile}}, ExitErrHandler: func(*cli.Context, error) {}}
+	if err := app.Run([]string{"orch", "try", "--config", filepath.Join(t.TempDir(), "none")}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a named file that is missing: %v", err)
+	}
+}
+
+func TestBootstrapSecret(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	s := bootstrapSecret("abcdef", "0123456789abcdef", "", time.Hour, now)
+	if s.Name != "bootstrap-token-abcdef" || s.StringData["expiration"] != "2026-01-02T04:04:05Z" {
+		t.Errorf("%s %v", s.Name, s.StringData)
+	}
+	if _, limited := bootstrapSecret("a", "b", "", 0, now).StringData["expiration"]; limited {
+		t.Error("a ttl of 0 limits the token")
+	}
+	for text, want := range map[string]string{"": "never", "2026-01-02T03:04:05Z": "expired", "2026-01-02T04:04:05Z": "in 1h0m0s", "soon": "expired"} {
+		if got := expiry(text, now); got != want {
+			t.Errorf("expiry of %q: %s, want %s", text, got, want)
+		}
+	}
+	for _, token := range []string{"abcdef", "abcdef.0123456789abcdef", "K10" + strings.Repeat("ab", 32) + "::node:abcdef.0123456789abcdef"} {
+		if id := tokenID(token); id != "abcdef" {
+			t.Errorf("ID of %q: %s", token, id)
+		}
+	}
+}
+
+func TestCheckCgroups(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		mounts, controllers string
+		lacks               string
+	}{
+		"v2":      {"", "cpu memory pids io", ""},
+		"v1":      {"cgroup /c/cpu cgroup rw,cpu,cpuacct 0 0\ncgroup /c/memory cgroup rw,memory 0 0\ncgroup /c/pids cgroup rw,pids 0 0\n", "", ""},
+		"hybrid":  {"cgroup /c/cpu cgroup rw,cpu 0 0\ncgroup /c/pids cgroup rw,pids 0 0\n", "memory", ""},
+		"missing": {"cgroup /c/cpu cgroup rw,cpu 0 0\n", "pids", "memory"},
+		"none":    {"", "", "cpu"},
+	} {
+		dir := t.TempDir()
+		mounts := filepath.Join(dir, "mounts")
+		if err := os.WriteFile(mounts, []byte(test.mounts), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if test.controllers != "" {
+			if err := os.WriteFile(filepath.Join(dir, "cgroup.controllers"), []byte(test.controllers+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := checkCgroups(mounts, dir)
+		if (test.lacks == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), "the "+test.lacks+" controller") {
+			t.Errorf("%s: %v, want %q", name, err, test.lacks)
+		}
+	}
+}
+
+func TestCheckPort(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	port := listener.Addr().(*net.TCPAddr).Port
+	if err := checkPort(t.TempDir(), port); err == nil || !strings.Contains(err.Error(), "--https-listen-port") {
+		t.Errorf("busy port: %v", err)
+	}
+	if err := checkDataDir("relative"); err == nil {
+		t.Error("a relative data directory passes")
+	}
+}
+
+func TestProgress(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	reader := &progressReader{Reader: strings.NewReader("content"), out: &out, what: "a.tar", size: 3 << 20}
+	if _, err := reader.Read(make([]byte, 100)); err != nil || out.String() != "a.tar: 0 MiB of 3 MiB read\n" {
+		t.Errorf("%q %v", out.String(), err)
+	}
+	out.Reset()
+	wanted := errors.New("refused")
+	if err := withProgress(context.Background(), &out, "pulling x", func() error { return wanted }); err != wanted || out.String() != "pulling x\n" {
+		t.Errorf("%q %v", out.String(), err)
+	}
+}

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+	"sigs.k8s.io/yaml"
+)
+
+const (
+	defaultDataDir = "/var/lib/orch"
+	defaultConfig  = "/etc/orch/config.yaml"
+)
+
+// env gives the environment variable of a flag: ORCH_<FLAG>.
+func env(flag string) []string {
+	return []string{"ORCH_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))}
+}
+
+func stringFlag(name, value, usage string) *cli.StringFlag {
+	return &cli.StringFlag{Name: name, Value: value, Usage: usage, EnvVars: env(name)}
+}
+
+func listFlag(name, usage string) *cli.StringSliceFlag {
+	return &cli.StringSliceFlag{Name: name, Usage: usage, EnvVars: env(name)}
+}
+
+func boolFlag(name, usage string) *cli.BoolFlag {
+	return &cli.BoolFlag{Name: name, Usage: usage, EnvVars: env(name)}
+}
+
+func dataDirFlag() *cli.StringFlag {
+	return stringFlag("data-dir", defaultDataDir, "folder for everything that orch keeps")
+}
+
+func kubeconfigFlag() *cli.StringFlag {
+	return stringFlag("kubeconfig", "", "kubeconfig to reach the cluster with (default: "+defaultKubeconfig+")")
+}
+
+// nodeFlags are shared by server and agent, as a server is a node too.
+func nodeFlags() []cli.Flag {
+	return []cli.Flag{
+		dataDirFlag(),
+		stringFlag("config", defaultConfig, "YAML `file` with flag names as keys; flags and environment win over it"),
+		stringFlag("token", "", "shared secret to join the cluster with, or a token file's content"),
+		stringFlag("join", "", "`URL` of a server to join (https://host:6443)"),
+		stringFlag("node-name", "", "name of this node (default: the host name)"),
+		stringFlag("node-ip", "", "`address` of this node (default: that of the default route)"),
+		listFlag("node-label", "`key=value` label to register the node with (repeatable)"),
+		listFlag("node-taint", "`key=value:Effect` taint to register the node with (repeatable)"),
+		stringFlag("proxy-mode", "iptables", "how services are programmed: iptables or nftables"),
+		stringFlag("container-runtime-endpoint", "", "CRI `socket` of another container runtime (default: the embedded containerd)"),
+		stringFlag("log-level", "info", "least severe level to log: debug, info, warn, error"),
+		stringFlag("log-format", "text", "log format: text, json"),
+	}
+}
+
+// readConfigFile sets the flags that were given neither on the command line nor
+// in the environment from the config file. A missing default file is fine.
+func readConfigFile(c *cli.Context) error {
+	path := c.String("config")
+	data, err := os.ReadFile(path)
+	switch {
+	case os.IsNotExist(err) && !c.IsSet("config"):
+		return nil
+	case err != nil:
+		return fmt.Errorf("--config: %w", err)
+	}
+	var values map[string]any
+	if err := yaml.Unmarshal(data, &values); err != nil {
+		return fmt.Errorf("--config %s: %w", path, err)
+	}
+	for name, value := range values {
+		if err := setFromConfig(c, name, value); err != nil {
+			return fmt.Errorf("--config %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+func setFromConfig(c *cli.Context, name string, value any) error {
+	known := false
+	for _, flag := range c.Command.Flags {
+		for _, n := range flag.Names() {
+			known = known || n == name
+		}
+	}
+	if !known {
+		return fmt.Errorf("unknown key %q: see `orch %s --help` for the flags there are", name, c.Command.Name)
+	}
+	if c.IsSet(name) {
+		return nil
+	}
+	values, isList := value.([]any)
+	if !isList {
+		values = []any{value}
+	}
+	for _, v := range values {
+		text := fmt.Sprint(v)
+		if f, ok := v.(float64); ok { // YAML numbers pass through JSON
+			text = strconv.FormatFloat(f, 'f', -1, 64)
+		}
+		if err := c.Set(name, text); err != nil {
+			return fmt.Errorf("key %q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// newLogger builds the logger that --log-level and --log-format ask for.
+func newLogger(c *cli.Context, w io.Writer) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.String("log-level"))); err != nil {
+		return nil, fmt.Errorf("--log-level %q: use debug, info, warn or error", c.String("log-level"))
+	}
+	options := &slog.HandlerOptions{Level: level}
+	switch format := c.String("log-format"); format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, options)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, options)), nil
+	default:
+		return nil, fmt.Errorf("--log-format %q: use text or json", format)
+	}
+}
+
+// parseIP reads an address flag; an empty one is nil.
+func parseIP(c *cli.Context, name string) (net.IP, error) {
+	text := c.String(name)
+	if text == "" {
+		return nil, nil
+	}
+	ip := net.ParseIP(text)
+	if ip == nil {
+		return nil, fmt.Errorf("--%s %q: not an IP address", name, text)
+	}
+	return ip, nil
+}
+
+// parseCIDR reads a network flag.
+func parseCIDR(c *cli.Context, name string) (*net.IPNet, error) {
+	_, network, err := net.ParseCIDR(c.String(name))
+	if err != nil {
+		return nil, fmt.Errorf("--%s %q: not a network in CIDR notation", name, c.String(name))
+	}
+	return network, nil
+}

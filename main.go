@@ -1,0 +1,75 @@
+// Command orch is a whole container orchestrator in one executable: a
+// Kubernetes-compatible control plane, node agent, service proxy and container
+// runtime.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"orch/internal/version"
+)
+
+func main() {
+	// A first signal asks everything to stop in order; a second one ends the
+	// process at once, should something hang.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+
+	err := run(ctx, os.Args)
+	var exit cli.ExitCoder
+	switch {
+	case errors.As(err, &exit):
+		if exit.Error() != "" {
+			fmt.Fprintln(os.Stderr, exit.Error())
+		}
+		os.Exit(exit.ExitCode())
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "orch:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	// kubectl parses its own flags, and plugins and scripts call it most.
+	if len(args) > 1 && args[1] == "kubectl" {
+		return runKubectl(ctx, args[2:])
+	}
+	app := &cli.App{
+		Name:                   "orch",
+		Usage:                  "a container orchestrator in one executable",
+		Version:                version.Orch,
+		HideHelpCommand:        true,
+		UseShortOptionHandling: true,
+		ExitErrHandler:         func(*cli.Context, error) {}, // main alone exits
+		Commands: []*cli.Command{
+			serverCommand(),
+			agentCommand(),
+			kubectlCommand(),
+			tokenCommand(),
+			memberCommand(),
+			snapshotCommand(),
+			imagesCommand(),
+			checkCommand(),
+			versionCommand(),
+		},
+	}
+	return app.RunContext(ctx, args)
+}
+
+func versionCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "version",
+		Usage: "print the version of orch and of the Kubernetes API it serves",
+		Action: func(c *cli.Context) error {
+			_, err := fmt.Fprintf(c.App.Writer, "orch %s\nKubernetes API %s\n", version.Orch, version.Kubernetes)
+			return err
+		},
+	}
+}

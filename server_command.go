@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sync/errgroup"
+
+	"orch/agent"
+	"orch/internal/footprint"
+	"orch/server"
+)
+
+func serverCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "server",
+		Usage: "run the control plane, and a node beside it",
+		Flags: append(serverFlags(),
+			&cli.BoolFlag{Name: "recover", Usage: "go on as the only server, from this one's files or --from; the others join again"},
+			&cli.StringFlag{Name: "from", Usage: "`snapshot` to recover from: its name, or a path"},
+		),
+		Action: runServer,
+	}
+}
+
+func serverFlags() []cli.Flag {
+	return append(nodeFlags(),
+		&cli.IntFlag{Name: "https-listen-port", Value: 6443, Usage: "the one TCP `port`: API, joining, agent links", EnvVars: env("https-listen-port")},
+		stringFlag("bind-address", "", "`address` to listen on (default: all)"),
+		stringFlag("advertise-address", "", "`address` at which other machines reach this server (default: --node-ip)"),
+		stringFlag("cluster-cidr", "10.42.0.0/16", "`network` of the pods"),
+		stringFlag("service-cidr", "10.43.0.0/16", "`network` of the services"),
+		stringFlag("cluster-dns", "10.43.0.10", "`address` of the cluster DNS"),
+		stringFlag("cluster-domain", "cluster.local", "DNS `domain` of the cluster"),
+		stringFlag("agent-token", "", "shared secret for agents only (default: one is made)"),
+		listFlag("tls-san", "further `name` or address for the server certificate (repeatable)"),
+		stringFlag("write-kubeconfig", defaultKubeconfig, "`file` to write the administrator's kubeconfig to"),
+		stringFlag("write-kubeconfig-mode", "600", "octal file `mode` of the kubeconfig"),
+		listFlag("disable", "parts to leave out: scheduler, controllers, proxy, dns, servicelb, agent"),
+		boolFlag("disable-agent", "run the control plane only, no node"),
+		&cli.DurationFlag{Name: "snapshot-interval", Value: 12 * time.Hour, Usage: "`time` between scheduled snapshots of the cluster; 0: none", EnvVars: env("snapshot-interval")},
+		&cli.IntFlag{Name: "snapshot-retention", Value: 5, Usage: "scheduled snapshots to keep", EnvVars: env("snapshot-retention")},
+		stringFlag("cloud-provider", "", `"", external or orch`),
+	)
+}
+
+func runServer(c *cli.Context) error {
+	node, err := nodeConfig(c)
+	if err != nil {
+		return err
+	}
+	cfg, err := serverConfig(c, node)
+	if err != nil {
+		return err
+	}
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	if c.Bool("recover") {
+		if err := server.Recover(c.Context, cfg, c.String("from")); err != nil {
+			return err
+		}
+	} else if c.String("from") != "" {
+		return errors.New("--from: goes with --recover only")
+	}
+	s := server.New(cfg)
+	group, ctx := errgroup.WithContext(c.Context)
+	if cfg.Disabled("agent") {
+		group.Go(func() error {
+			if _, _, err := s.Local(ctx); err == nil {
+				notifyReady(cfg.Logger)
+			}
+			return nil
+		})
+	} else {
+		if err := node.Validate(); err != nil {
+			return err
+		}
+		node.Servers = s.Local
+		node.OnReady = func() { notifyReady(cfg.Logger) }
+		group.Go(func() error { return agent.Run(ctx, node) })
+	}
+	group.Go(func() error { return s.Run(ctx) })
+	group.Go(func() error { return footprint.Run(ctx) })
+	return group.Wait()
+}
+
+func serverConfig(c *cli.Context, node agent.Config) (server.Config, error) {
+	cfg := server.Config{
+		DataDir: node.DataDir, NodeName: node.NodeName, NodeIP: node.NodeIP, Logger: node.Logger,
+		Port: c.Int("https-listen-port"), ClusterDomain: c.String("cluster-domain"),
+		Token: c.String("token"), AgentToken: c.String("agent-token"), TLSSANs: split(c.StringSlice("tls-san")),
+		Join:             c.String("join"),
+		SnapshotInterval: c.Duration("snapshot-interval"), SnapshotRetention: c.Int("snapshot-retention"),
+		Kubeconfig: c.String("write-kubeconfig"), Disable: node.Disable, CloudProvider: c.String("cloud-provider"),
+	}
+	if c.Bool("disable-agent") {
+		cfg.Disable = append(cfg.Disable, "agent")
+	}
+	mode, err := strconv.ParseUint(c.String("write-kubeconfig-mode"), 8, 9)
+	if err != nil {
+		return cfg, fmt.Errorf("--write-kubeconfig-mode %q: use an octal mode such as 600", c.String("write-kubeconfig-mode"))
+	}
+	cfg.KubeconfigMode = fs.FileMode(mode)
+	if cfg.BindAddress, err = parseIP(c, "bind-address"); err != nil {
+		return cfg, err
+	}
+	if cfg.AdvertiseAddress, err = parseIP(c, "advertise-address"); err != nil {
+		return cfg, err
+	}
+	if cfg.AdvertiseAddress == nil {
+		cfg.AdvertiseAddress = node.NodeIP
+	}
+	if cfg.ClusterDNS, err = parseIP(c, "cluster-dns"); err != nil {
+		return cfg, err
+	}
+	if cfg.ClusterCIDR, err = parseCIDR(c, "cluster-cidr"); err != nil {
+		return cfg, err
+	}
+	cfg.ServiceCIDR, err = parseCIDR(c, "service-cidr")
+	return cfg, err
+}
+
+func agentCommand() *cli.Command {
+	return &cli.Command{
+		Name:   "agent",
+		Usage:  "run a node that joins a server",
+		Flags:  append(nodeFlags(), listFlag("disable", "parts to leave out: proxy, dns")),
+		Action: runAgent,
+	}
+}
+
+func runAgent(c *cli.Context) error {
+	cfg, err := nodeConfig(c)
+	if err != nil {
+		return err
+	}
+	url, token := c.String("join"), c.String("token")
+	if url == "" || token == "" {
+		return fmt.Errorf("an agent needs --join https://HOST:6443 and --token (the server keeps it in <data-dir>/server/agent-token)")
+	}
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	cfg.Servers = func(context.Context) (string, string, error) { return url, token, nil }
+	cfg.OnReady = func() { notifyReady(cfg.Logger) }
+	ctx, stop := context.WithCancel(c.Context)
+	defer stop()
+	var group errgroup.Group
+	group.Go(func() error { return footprint.Run(ctx) })
+	group.Go(func() error {
+		defer stop()
+		return agent.Run(ctx, cfg)
+	})
+	return group.Wait()
+}
+
+// nodeConfig reads what server and agent have in common.
+func nodeConfig(c *cli.Context) (agent.Config, error) {
+	if err := readConfigFile(c); err != nil {
+		return agent.Config{}, err
+	}
+	logger, err := newLogger(c, os.Stderr)
+	if err != nil {
+		return agent.Config{}, err
+	}
+	cfg := agent.Config{
+		DataDir: c.String("data-dir"), NodeName: c.String("node-name"), Logger: logger,
+		NodeLabels: split(c.StringSlice("node-label")), NodeTaints: split(c.StringSlice("node-taint")),
+		ProxyMode: c.String("proxy-mode"), RuntimeEndpoint: c.String("container-runtime-endpoint"),
+		Disable: split(c.StringSlice("disable")),
+	}
+	if cfg.DataDir != "" {
+		if cfg.DataDir, err = filepath.Abs(cfg.DataDir); err != nil {
+			return cfg, fmt.Errorf("--data-dir: %w", err)
+		}
+	}
+	if cfg.NodeName == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return cfg, fmt.Errorf("find the host name: %w (give --node-name)", err)
+		}
+		cfg.NodeName = strings.ToLower(host)
+	}
+	if cfg.NodeIP, err = parseIP(c, "node-ip"); err != nil {
+		return cfg, err
+	}
+	if cfg.NodeIP == nil {
+		cfg.NodeIP, err = defaultAddress()
+	}
+	return cfg, err
+}
+
+// defaultAddress is the address that packets to elsewhere leave from; on a
+// machine without a route out, the first address that is not loopback.
+func defaultAddress() (net.IP, error) {
+	// Connecting a UDP socket sends nothing: it only asks for the route.
+	if conn, err := net.Dial("udp", "192.0.2.1:9"); err == nil {
+		defer conn.Close()
+		return conn.LocalAddr().(*net.UDPAddr).IP, nil
+	}
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("find this machine's address: %w (give --node-ip)", err)
+	}
+	for _, a := range addresses {
+		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && n.IP.To4() != nil {
+			return n.IP, nil
+		}
+	}
+	return nil, fmt.Errorf("this machine has no address besides loopback: give --node-ip")
+}
+
+// split allows lists with commas as well as repeated flags.
+func split(values []string) []string {
+	var out []string
+	for _, v := range values {
+		for _, part := range strings.Split(v, ",") {
+			if part = strings.TrimSpace(part); part != "" {
+				out = append(out, part)
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,198 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"orch/test/cluster"
+)
+
+const (
+	clients  = 50
+	watchers = 100
+)
+
+// apiRates loads a server that has no node, scheduler or controllers.
+func (b *bench) apiRates(ctx context.Context) error {
+	return b.with(ctx, func(node *cluster.Node) error {
+		crowd, err := newCrowd(node, clients)
+		if err != nil {
+			return err
+		}
+		for _, namespace := range []string{"warm", "list", "rates", "watched"} {
+			if err := prepare(ctx, crowd[0], namespace, true); err != nil {
+				return err
+			}
+		}
+		if _, err := crowd.createPods(ctx, "warm", 2000); err != nil {
+			return err
+		}
+		return errors.Join(b.listing(ctx, crowd), b.rates(ctx, crowd), b.watched(ctx, node, crowd), b.loaded(node))
+	}, "--disable-agent", "--disable", "scheduler,controllers")
+}
+
+func podPath(namespace string, i int) string {
+	return fmt.Sprintf("/api/v1/namespaces/%s/pods/p%d", namespace, i)
+}
+
+func (c crowd) createPods(ctx context.Context, namespace string, count int) (float64, error) {
+	return c.each(ctx, count, func(ctx context.Context, c *client, i int) error {
+		return c.create(ctx, "/api/v1/namespaces/"+namespace+"/pods", samplePod(namespace, fmt.Sprint("p", i)))
+	})
+}
+
+func (b *bench) rates(ctx context.Context, crowd crowd) error {
+	const count = 20_000
+	created, err := crowd.createPods(ctx, "rates", count)
+	if err != nil {
+		return err
+	}
+	b.add("pod create/s, 50 clients, durable", "5,000", "%.0f", created)
+	patched, err := crowd.each(ctx, count, func(ctx context.Context, c *client, i int) error {
+		_, err := c.do(ctx, http.MethodPatch, podPath("rates", i), protobufType, "application/strategic-merge-patch+json", fmt.Appendf(nil, `{"metadata":{"labels":{"n":"%d"}}}`, i))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	b.add("pod patch/s, 50 clients", "4,000", "%.0f", patched)
+	got, err := crowd.each(ctx, 2*count, func(ctx context.Context, c *client, i int) error {
+		_, err := c.do(ctx, http.MethodGet, podPath("rates", i%count), protobufType, "", nil)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	b.add("pod get/s, 50 clients", "10,000", "%.0f", got)
+	deleted, err := crowd.each(ctx, count, func(ctx context.Context, c *client, i int) error {
+		_, err := c.do(ctx, http.MethodDelete, podPath("rates", i), protobufType, "", nil)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	b.add("pod delete/s, 50 clients", "4,000", "%.0f", deleted)
+	return nil
+}
+
+func (b *bench) listing(ctx context.Context, crowd crowd) error {
+	if _, err := crowd.createPods(ctx, "list", 5000); err != nil {
+		return err
+	}
+	for _, form := range []struct{ name, accept, budget string }{
+		{"protobuf", protobufType, "30 ms"}, {"JSON", "application/json", "80 ms"},
+	} {
+		var times []time.Duration
+		for range 15 {
+			begin := time.Now()
+			if _, err := crowd[0].do(ctx, http.MethodGet, "/api/v1/namespaces/list/pods", form.accept, "", nil); err != nil {
+				return err
+			}
+			times = append(times, time.Since(begin))
+		}
+		b.add("list 5,000 pods, "+form.name+" (median)", form.budget, "%.0f ms", median(times).Seconds()*1000)
+	}
+	return nil
+}
+
+// stamp is the time that a watched pod carries, of constant length so that it
+// is found without decoding.
+const stamp = "2006-01-02T15:04:05.000000000Z07:00"
+
+// watched creates pods while many watch them.
+func (b *bench) watched(ctx context.Context, node *cluster.Node, crowd crowd) error {
+	const count = 5000
+	ctx, stop := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	lags := make([][]time.Duration, watchers)
+	opened := make(chan error, watchers)
+	var seen sync.WaitGroup
+	seen.Add(watchers)
+	for w := range watchers {
+		watching.Go(func() {
+			c, err := newClient(node)
+			if err != nil {
+				opened <- err
+				return
+			}
+			stream, err := c.open(ctx, http.MethodGet, "/api/v1/namespaces/watched/pods?watch=1&resourceVersion=0", protobufType+";stream=watch", "", nil)
+			opened <- err
+			if err != nil {
+				return
+			}
+			defer stream.Close()
+			lags[w] = follow(stream, count)
+			seen.Done()
+		})
+	}
+	defer watching.Wait()
+	defer stop()
+	for range watchers {
+		if err := <-opened; err != nil {
+			return err
+		}
+	}
+	created, err := crowd.createPods(ctx, "watched", count)
+	if err != nil {
+		return err
+	}
+	seen.Wait()
+	var all []time.Duration
+	for _, l := range lags {
+		all = append(all, l...)
+	}
+	b.add("pod create/s with 100 watchers", "2,500", "%.0f", created)
+	b.add("watch lag p99, creation to each of them", "50 ms", "%.0f ms", percentile(all, 99).Seconds()*1000)
+	return nil
+}
+
+// follow reads count events from a watch in protobuf, each after its length in
+// four bytes, and gives how old they were.
+func follow(stream io.Reader, count int) []time.Duration {
+	in := bufio.NewReaderSize(stream, 64<<10)
+	lags := make([]time.Duration, 0, count)
+	var buffer []byte
+	var length [4]byte
+	for len(lags) < count {
+		if _, err := io.ReadFull(in, length[:]); err != nil {
+			return lags
+		}
+		n := int(binary.BigEndian.Uint32(length[:]))
+		if cap(buffer) < n {
+			buffer = make([]byte, n)
+		}
+		buffer = buffer[:n]
+		if _, err := io.ReadFull(in, buffer); err != nil {
+			return lags
+		}
+		now := time.Now()
+		// The annotation "at" in protobuf: key, then the value with its length.
+		at := bytes.Index(buffer, []byte("\n\x02at\x12"))
+		if at < 0 || at+6+len(stamp) > n {
+			continue
+		}
+		size := int(buffer[at+5])
+		if created, err := time.Parse(stamp, string(buffer[at+6:at+6+size])); err == nil {
+			lags = append(lags, now.Sub(created))
+		}
+	}
+	return lags
+}
+
+// loaded tells what the server holds after all that.
+func (b *bench) loaded(node *cluster.Node) error {
+	u, err := measureProcess(node.PID())
+	if err != nil {
+		return err
+	}
+	b.add("API process RSS after that load", "250 MB", "%.0f MB (anonymous %.0f)", float64(u.rss)/1e6, float64(u.anonymous)/1e6)
+	return nil
+}

@@ -1,0 +1,105 @@
+// Command bench measures a built orch against its budgets and prints a table:
+// start, idle cost, API rates, scheduling and pod start. `make bench` runs it.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"regexp"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"orch/test/cluster"
+)
+
+func main() {
+	only := flag.String("only", "", "regular expression of the sections to run: start, idle, api, schedule, pods, three")
+	idle := flag.Duration("idle", time.Minute, "how long to watch an idle server")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, *only, *idle); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// row is one line of the table.
+type row struct{ what, measured, budget string }
+
+// bench gathers rows on nodes of its own.
+type bench struct {
+	network *cluster.Network
+	idle    time.Duration
+	rows    []row
+}
+
+func run(ctx context.Context, only string, idle time.Duration) error {
+	if os.Geteuid() != 0 {
+		return errors.New("needs root: containers, namespaces and iptables are real here")
+	}
+	chosen, err := regexp.Compile(only)
+	if err != nil {
+		return fmt.Errorf("-only: %w", err)
+	}
+	network, err := cluster.NewNetwork()
+	if err != nil {
+		return err
+	}
+	b := &bench{network: network, idle: idle}
+	var failed error
+	for _, section := range []struct {
+		name    string
+		measure func(context.Context) error
+	}{
+		{"start", b.start}, {"idle", b.idleCost}, {"api", b.apiRates}, {"schedule", b.scheduling}, {"pods", b.pods}, {"three", b.threeServers},
+	} {
+		if !chosen.MatchString(section.name) || failed != nil {
+			continue
+		}
+		fmt.Fprintln(os.Stderr, "bench:", section.name)
+		if err := section.measure(ctx); err != nil {
+			failed = fmt.Errorf("%s: %w", section.name, err)
+		}
+	}
+	b.print()
+	return errors.Join(failed, network.Close())
+}
+
+func (b *bench) add(what, budget, format string, args ...any) {
+	b.rows = append(b.rows, row{what, fmt.Sprintf(format, args...), budget})
+	fmt.Fprintf(os.Stderr, "bench: %s: %s (budget %s)\n", what, b.rows[len(b.rows)-1].measured, budget)
+}
+
+// print writes a Markdown table, which docs/benchmarks.md takes as it is.
+func (b *bench) print() {
+	table := tabwriter.NewWriter(os.Stdout, 0, 0, 1, ' ', tabwriter.Debug)
+	for _, r := range append([]row{{"what", "measured", "budget"}, {"---", "---", "---"}}, b.rows...) {
+		fmt.Fprintln(table, strings.Join([]string{"", r.what, r.measured, r.budget, ""}, "\t"))
+	}
+	table.Flush()
+}
+
+// with runs measure on a server of its own, which is removed afterwards.
+func (b *bench) with(ctx context.Context, measure func(*cluster.Node) error, args ...string) error {
+	node, err := b.network.NewNode(args...)
+	if err != nil {
+		return err
+	}
+	err = node.Start()
+	if err == nil {
+		err = waitServing(ctx, node)
+	}
+	if err == nil {
+		err = measure(node)
+	}
+	if err != nil {
+		err = fmt.Errorf("%w\n%s", err, node.LogTail())
+	}
+	return errors.Join(err, node.Close())
+}

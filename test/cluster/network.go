@@ -1,0 +1,84 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	goruntime "runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/vishvananda/netns"
+)
+
+// Network is a bridge in a namespace of its own, from which all nodes can be reached.
+type Network struct {
+	Namespace string
+	nodes     atomic.Int32
+}
+
+// NewNetwork makes the bridge. Close removes it.
+func NewNetwork() (*Network, error) {
+	n := &Network{Namespace: fmt.Sprintf("orch-hub-%d", os.Getpid())}
+	return n, run(
+		"ip netns add "+n.Namespace,
+		"ip -n "+n.Namespace+" link set lo up",
+		"ip -n "+n.Namespace+" link add br0 type bridge",
+		"ip -n "+n.Namespace+" addr add 10.99.0.1/16 dev br0",
+		"ip -n "+n.Namespace+" link set br0 up",
+	)
+}
+
+// Close removes the bridge and its namespace.
+func (n *Network) Close() error { return run("ip netns del " + n.Namespace) }
+
+// connect makes a namespace with the address on eth0, joined to the bridge.
+func (n *Network) connect(namespace, veth, address string) error {
+	return run(
+		"ip netns add "+namespace,
+		"ip -n "+namespace+" link set lo up",
+		"ip -n "+n.Namespace+" link add "+veth+" type veth peer name eth0 netns "+namespace,
+		"ip -n "+n.Namespace+" link set "+veth+" master br0 up",
+		"ip -n "+namespace+" addr add "+address+"/16 dev eth0",
+		"ip -n "+namespace+" link set eth0 up",
+		"ip -n "+namespace+" route add default via 10.99.0.1",
+	)
+}
+
+// dialIn makes a connection that belongs to the network namespace. A socket
+// keeps the namespace it was made in, so the caller may use it from anywhere.
+func dialIn(ctx context.Context, namespace, network, address string) (conn net.Conn, err error) {
+	var dialing sync.WaitGroup
+	dialing.Go(func() {
+		// Never unlocked: the thread that went into the namespace ends with the
+		// goroutine.
+		goruntime.LockOSThread()
+		var handle netns.NsHandle
+		if handle, err = netns.GetFromName(namespace); err != nil {
+			return
+		}
+		defer handle.Close()
+		if err = netns.Set(handle); err == nil {
+			conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
+		}
+	})
+	dialing.Wait()
+	if err != nil {
+		return nil, fmt.Errorf("from network namespace %s: %w", namespace, err)
+	}
+	return conn, nil
+}
+
+func run(commands ...string) error {
+	for _, c := range commands {
+		words := strings.Fields(c)
+		if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w: %s", c, err, bytes.TrimSpace(out))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,322 @@
+// Package ha tests a control plane of three servers, real processes each in a
+// network namespace of its own: any one may die.
+package ha
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"orch/test/cluster"
+)
+
+// servers is three servers without agents.
+type servers []*cluster.Node
+
+func start(t *testing.T) servers {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: network namespaces are real here")
+	}
+	network, err := cluster.NewNetwork()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := network.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	first, err := network.NewNode("--disable-agent")
+	all := servers{launch(t, first, err)}
+	for range 2 {
+		next, err := network.NewServer(first, "--disable-agent")
+		all = append(all, launch(t, next, err))
+	}
+	all.await(t, "3 servers with a vote", func() bool {
+		out := all.members(t, first)
+		return strings.Count(out, "voter")+strings.Count(out, "leader") == 3
+	})
+	return all
+}
+
+func launch(t *testing.T, n *cluster.Node, err error) *cluster.Node {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("end of the log of %s:\n%s", n.Name, n.LogTail())
+		}
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	began := time.Now()
+	if err := n.Start(); err != nil {
+		t.Fatal(err)
+	}
+	awaitReady(t, n)
+	t.Logf("%s is ready after %v", n.Name, time.Since(began).Round(time.Millisecond))
+	return n
+}
+
+func awaitReady(t *testing.T, n *cluster.Node) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		if c, err := clientOf(n); err == nil {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			_, err := c.RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
+			cancel()
+			if err == nil {
+				return
+			}
+		}
+		select {
+		case <-n.Exited():
+			t.Fatalf("%s ended:\n%s", n.Name, n.LogTail())
+		case <-time.After(20 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s is not ready:\n%s", n.Name, n.LogTail())
+		}
+	}
+}
+
+func clientOf(n *cluster.Node) (*kubernetes.Clientset, error) {
+	config, err := n.Config()
+	if err != nil {
+		return nil, err
+	}
+	config.Timeout = 20 * time.Second
+	// Each client its own connection, so that a broken one is no other's.
+	return kubernetes.NewForConfig(rest.CopyConfig(config))
+}
+
+func client(t *testing.T, n *cluster.Node) *kubernetes.Clientset {
+	t.Helper()
+	c, err := clientOf(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func (s servers) members(t *testing.T, at *cluster.Node) string {
+	t.Helper()
+	out, err := at.Command(t.Context(), at.Orch, "member", "list", "--kubeconfig", at.Kubeconfig).CombinedOutput()
+	if err != nil {
+		return fmt.Sprintf("%s: %v", out, err)
+	}
+	return string(out)
+}
+
+func (s servers) await(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !done(); <-time.After(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("no %s:\n%s", what, s.members(t, s[0]))
+		}
+	}
+}
+
+// leader is the one that others see as such.
+func (s servers) leader(t *testing.T, at *cluster.Node) *cluster.Node {
+	t.Helper()
+	for _, line := range strings.Split(s.members(t, at), "\n") {
+		for _, n := range s {
+			if fields := strings.Fields(line); len(fields) > 2 && fields[0] == n.Name && fields[2] == "leader" {
+				return n
+			}
+		}
+	}
+	t.Fatalf("nobody leads:\n%s", s.members(t, at))
+	return nil
+}
+
+func (s servers) others(n *cluster.Node) (others servers) {
+	for _, o := range s {
+		if o != n {
+			others = append(others, o)
+		}
+	}
+	return others
+}
+
+func configMap(name string) *corev1.ConfigMap {
+	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"}, Data: map[string]string{"a": "b"}}
+}
+
+// writeUntilTaken gives the time until a write through n succeeds.
+func writeUntilTaken(t *testing.T, n *cluster.Node, name string) time.Duration {
+	t.Helper()
+	began := time.Now()
+	c := client(t, n)
+	for {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		_, err := c.CoreV1().ConfigMaps("default").Create(ctx, configMap(name), metav1.CreateOptions{})
+		cancel()
+		if err == nil {
+			return time.Since(began)
+		}
+		if time.Since(began) > 20*time.Second {
+			t.Fatalf("no write through %s: %v", n.Name, err)
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+}
+
+func TestAnyServerMayDie(t *testing.T) {
+	all := start(t)
+	for i, n := range all {
+		c := client(t, n)
+		name := fmt.Sprintf("from-%d", i)
+		made, err := c.CoreV1().ConfigMaps("default").Create(t.Context(), configMap(name), metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, other := range all {
+			got, err := client(t, other).CoreV1().ConfigMaps("default").Get(t.Context(), name, metav1.GetOptions{})
+			if err != nil || got.ResourceVersion != made.ResourceVersion {
+				t.Errorf("%s at %s: %v, %v instead of %v", name, other.Name, err, got.ResourceVersion, made.ResourceVersion)
+			}
+		}
+	}
+	all.await(t, "addresses of all servers", func() bool { return endpoints(t, all[0]) == 3 })
+	for round, how := range []string{"kill", "pause", "isolate", "kill"} {
+		witness := all[0]
+		leader := all.leader(t, witness)
+		rest := all.others(leader)
+		var err error
+		switch how {
+		case "kill":
+			err = leader.Kill()
+		case "pause":
+			err = leader.Pause()
+		case "isolate":
+			err = leader.Isolate()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		took := writeUntilTaken(t, rest[0], fmt.Sprintf("after-%d", round))
+		t.Logf("%s of the leader %s: writes again after %v", how, leader.Name, took.Round(time.Millisecond))
+		if took > 5*time.Second {
+			t.Errorf("writes again only after %v", took)
+		}
+		all.await(t, "shrunk addresses", func() bool { return endpoints(t, rest[0]) == 2 })
+		switch how {
+		case "kill":
+			err = leader.Start()
+		case "pause":
+			err = leader.Resume()
+		case "isolate":
+			err = leader.Heal()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		awaitReady(t, leader)
+		got, err := client(t, leader).CoreV1().ConfigMaps("default").Get(t.Context(), fmt.Sprintf("after-%d", round), metav1.GetOptions{})
+		if err != nil {
+			t.Errorf("%s is back and reads %v, %v", leader.Name, got, err)
+		}
+		all.await(t, "full addresses", func() bool { return endpoints(t, rest[0]) == 3 })
+	}
+}
+
+func endpoints(t *testing.T, n *cluster.Node) int {
+	slice, err := client(t, n).DiscoveryV1().EndpointSlices("default").Get(t.Context(), "kubernetes", metav1.GetOptions{})
+	if err != nil {
+		return 0
+	}
+	return len(slice.Endpoints)
+}
+
+func TestRemoveMember(t *testing.T) {
+	all := start(t)
+	leader := all.leader(t, all[0])
+	gone := all.others(leader)[1]
+	out, err := leader.Command(t.Context(), leader.Orch, "member", "remove", "--kubeconfig", leader.Kubeconfig, gone.Name).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	select {
+	case <-gone.Exited():
+	case <-time.After(10 * time.Second):
+		t.Fatal("a removed server goes on")
+	}
+	if log := gone.LogTail(); !strings.Contains(log, "removed from the cluster") {
+		t.Errorf("it does not say why:\n%s", log)
+	}
+	writeUntilTaken(t, leader, "after")
+}
+
+func (s servers) run(t *testing.T, n *cluster.Node, args ...string) string {
+	t.Helper()
+	out, err := n.Command(t.Context(), n.Orch, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("orch %s: %v: %s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// TestSnapshots loses two servers of three for good, and goes back to a
+// snapshot; what is left of the others joins again.
+func TestSnapshots(t *testing.T) {
+	all := start(t)
+	writeUntilTaken(t, all[0], "before")
+	all.run(t, all[1], "snapshot", "save", "--name", "one", "--kubeconfig", all[1].Kubeconfig)
+	if out := all.run(t, all[1], "snapshot", "list", "--data-dir", all[1].DataDir()); !strings.Contains(out, "one") {
+		t.Errorf("the list lacks the snapshot:\n%s", out)
+	}
+	writeUntilTaken(t, all[0], "after")
+	for _, n := range all {
+		if err := n.Kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	survivor := all[1]
+	args := survivor.Args
+	survivor.Args = append(append([]string{}, args...), "--recover", "--from", "one")
+	if err := survivor.Start(); err != nil {
+		t.Fatal(err)
+	}
+	awaitReady(t, survivor)
+	survivor.Args = args
+	maps := client(t, survivor).CoreV1().ConfigMaps("default")
+	if _, err := maps.Get(t.Context(), "before", metav1.GetOptions{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := maps.Get(t.Context(), "after", metav1.GetOptions{}); err == nil {
+		t.Error("what came after the snapshot is there")
+	}
+	for _, n := range all.others(survivor) {
+		if err := n.Start(); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-n.Exited(): // it says that its state is of no more use
+			if err := n.Start(); err != nil {
+				t.Fatal(err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s goes on with its old state:\n%s", n.Name, n.LogTail())
+		}
+		awaitReady(t, n)
+	}
+	all.await(t, "3 servers with a vote", func() bool {
+		out := all.members(t, survivor)
+		return strings.Count(out, "voter")+strings.Count(out, "leader") == 3
+	})
+	writeUntilTaken(t, all[2], "at-last")
+}
