@@ -14,6 +14,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sync/errgroup"
+	"k8s.io/klog/v2"
 
 	"orch/agent"
 	"orch/internal/footprint"
@@ -173,6 +174,7 @@ func nodeConfig(c *cli.Context) (agent.Config, error) {
 	if err != nil {
 		return agent.Config{}, err
 	}
+	klog.SetSlogLogger(logger.With("component", "client")) // the Kubernetes libraries log through it
 	cfg := agent.Config{
 		DataDir: c.String("data-dir"), NodeName: c.String("node-name"), Logger: logger,
 		NodeLabels: split(c.StringSlice("node-label")), NodeTaints: split(c.StringSlice("node-taint")),

@@ -34,7 +34,7 @@ type assembly struct {
 	servers     *servers
 	api         kubernetes.Interface
 	hangUp      func() // closes connections of api that nobody uses
-	events      *events
+	events      *pod.Events
 	network     *netproxy.Proxy
 	volumes     *volume.Manager
 	pods        *pod.Manager
@@ -70,7 +70,7 @@ func Run(ctx context.Context, cfg Config) error {
 func (a *assembly) assemble() error {
 	cfg := &a.cfg
 	dir := filepath.Join(cfg.DataDir, "agent")
-	a.events = newEvents(a.api, cfg.NodeName)
+	a.events = pod.NewEvents(a.api, cfg.NodeName, cfg.Logger)
 	settings := a.credentials.Settings
 	networkConfig, err := a.networkConfig(settings)
 	if err != nil {
@@ -169,7 +169,7 @@ func (a *assembly) run(ctx context.Context) error {
 	defer a.hangUp()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.credentials.Run(ctx) })
-	group.Go(func() error { return a.events.run(ctx) })
+	group.Go(func() error { return a.events.Run(ctx) })
 	group.Go(func() error { return a.volumes.Run(ctx) })
 	group.Go(func() error { return a.network.Run(ctx) })
 	group.Go(func() error { return a.runNode(ctx) })

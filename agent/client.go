@@ -13,10 +13,7 @@ import (
 	kruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
-	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/record"
 
 	"orch/internal/joining"
 	"orch/internal/version"
@@ -72,27 +69,4 @@ func (a *assembly) watchPodCIDR(ctx context.Context, options metav1.ListOptions)
 		}
 	}
 	return "", ctx.Err()
-}
-
-// events records API events of this node's pods, aggregated and rate-limited.
-type events struct {
-	record.EventRecorder
-	broadcaster record.EventBroadcaster
-	client      kubernetes.Interface
-}
-
-func newEvents(client kubernetes.Interface, nodeName string) *events {
-	broadcaster := record.NewBroadcaster()
-	return &events{
-		EventRecorder: broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: nodeName}),
-		broadcaster:   broadcaster, client: client,
-	}
-}
-
-func (e *events) run(ctx context.Context) error {
-	watch := e.broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: e.client.CoreV1().Events("")})
-	defer e.broadcaster.Shutdown()
-	defer watch.Stop()
-	<-ctx.Done()
-	return nil
 }
