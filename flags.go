@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -129,6 +130,22 @@ func newLogger(c *cli.Context, w io.Writer) (*slog.Logger, error) {
 		return nil, fmt.Errorf("--log-format %q: use text or json", format)
 	}
 }
+
+// quiet makes every line one for debugging: the Kubernetes libraries call it an
+// error when a client hangs up, and what is one they also return to us.
+type quiet struct{ slog.Handler }
+
+func (q quiet) Enabled(ctx context.Context, _ slog.Level) bool {
+	return q.Handler.Enabled(ctx, slog.LevelDebug)
+}
+
+func (q quiet) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = slog.LevelDebug
+	return q.Handler.Handle(ctx, r)
+}
+
+func (q quiet) WithAttrs(attrs []slog.Attr) slog.Handler { return quiet{q.Handler.WithAttrs(attrs)} }
+func (q quiet) WithGroup(name string) slog.Handler       { return quiet{q.Handler.WithGroup(name)} }
 
 // parseIP reads an address flag; an empty one is nil.
 func parseIP(c *cli.Context, name string) (net.IP, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -174,7 +175,7 @@ func nodeConfig(c *cli.Context) (agent.Config, error) {
 	if err != nil {
 		return agent.Config{}, err
 	}
-	klog.SetSlogLogger(logger.With("component", "client")) // the Kubernetes libraries log through it
+	klog.SetSlogLogger(slog.New(quiet{logger.Handler()}).With("component", "library"))
 	cfg := agent.Config{
 		DataDir: c.String("data-dir"), NodeName: c.String("node-name"), Logger: logger,
 		NodeLabels: split(c.StringSlice("node-label")), NodeTaints: split(c.StringSlice("node-taint")),
