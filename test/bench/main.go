@@ -18,7 +18,7 @@ import (
 )
 
 func main() {
-	only := flag.String("only", "", "regular expression of the sections to run: start, idle, api, schedule, pods, three")
+	only := flag.String("only", "", "regular expression of the sections to run: start, idle, api, schedule, pods, three, steady")
 	idle := flag.Duration("idle", time.Minute, "how long to watch an idle server")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -57,7 +57,7 @@ func run(ctx context.Context, only string, idle time.Duration) error {
 		name    string
 		measure func(context.Context) error
 	}{
-		{"start", b.start}, {"idle", b.idleCost}, {"api", b.apiRates}, {"schedule", b.scheduling}, {"pods", b.pods}, {"three", b.threeServers},
+		{"start", b.start}, {"idle", b.idleCost}, {"api", b.apiRates}, {"schedule", b.scheduling}, {"pods", b.pods}, {"three", b.threeServers}, {"steady", b.steady},
 	} {
 		if !chosen.MatchString(section.name) || failed != nil {
 			continue

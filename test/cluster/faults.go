@@ -73,3 +73,23 @@ func Partition(one, other []*Node) error {
 	}
 	return nil
 }
+
+// PowerOff ends the node as a pulled plug would: nobody hears a last word of
+// it, and its containers end with it. PowerOn undoes it.
+func (n *Node) PowerOff() error {
+	if err := n.Isolate(); err != nil {
+		return err
+	}
+	if err := n.Kill(); err != nil {
+		return err
+	}
+	return n.KillPods()
+}
+
+// PowerOn starts a node that was powered off.
+func (n *Node) PowerOn() error {
+	if err := n.Heal(); err != nil {
+		return err
+	}
+	return n.Start()
+}
