@@ -23,7 +23,8 @@ type reign struct {
 	over chan struct{}
 
 	mu       sync.Mutex
-	sessions map[uint64]*session // of the other servers, by origin; guarded by mu
+	sessions map[uint64]*session    // of the other servers, by origin; guarded by mu
+	silent   map[raft.ServerID]bool // that do not answer heartbeats; guarded by mu
 }
 
 func (l *leadership) set(r *reign) {
@@ -69,7 +70,7 @@ func (s *Store) follow(ctx context.Context, r *raft.Raft, notices <-chan bool) e
 			if !ok {
 				continue // the fsm has stopped, and the store does
 			}
-			s.leadership.set(&reign{term: term, over: make(chan struct{}), sessions: make(map[uint64]*session)})
+			s.leadership.set(&reign{term: term, over: make(chan struct{}), sessions: make(map[uint64]*session), silent: make(map[raft.ServerID]bool)})
 			s.hclog.loud.Store(true)
 		case <-ctx.Done():
 			return nil

@@ -111,10 +111,16 @@ func (c *cuttable) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
+// Close of a cut connection ends this side alone; the other hears nothing of it
+// until the network heals.
 func (c *cuttable) Close() error {
 	c.network.mu.Lock()
+	defer c.network.mu.Unlock()
+	if c.network.cut[[2]string{c.from, c.to}] {
+		c.broken.Store(true)
+		return c.Conn.SetDeadline(time.Unix(1, 0))
+	}
 	delete(c.network.conns, c)
-	c.network.mu.Unlock()
 	return c.Conn.Close()
 }
 

@@ -119,14 +119,14 @@ func (r *reign) session(origin uint64) *session {
 	return r.sessions[origin]
 }
 
-// linked tells which servers have a connection to this leader.
+// linked tells which servers have a connection to this leader, and answer on it.
 func (r *reign) linked() map[raft.ServerID]bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	linked := make(map[raft.ServerID]bool)
 	for _, n := range r.sessions {
 		n.mu.Lock()
-		if n.wire != nil {
+		if n.wire != nil && !r.silent[n.id] {
 			linked[n.id] = true
 		}
 		n.mu.Unlock()
