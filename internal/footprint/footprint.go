@@ -1,5 +1,8 @@
 // Package footprint keeps a quiet process's resident memory near what it uses.
 //
+// After a burst of work the heap is large and mostly free. The collector would
+// give that back within minutes, for it runs seldom while nothing is allocated.
+//
 // Most of this executable's pages are touched once, at start: each package's
 // initialisation faults in a little, and the kernel maps the neighbours of each
 // page with it. They stay mapped until memory is short, and count as ours
@@ -13,43 +16,93 @@ import (
 	"fmt"
 	"io"
 	"os"
+	goruntime "runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"strings"
 	"syscall"
 	"time"
 )
 
-const (
+// worthwhile is how many free bytes are worth the collection that lets them go.
+const worthwhile = 32 << 20
+
+// pace is when memory is let go.
+type pace struct {
 	// settle is how long after the call of Run the start's memory is let go.
-	settle = 3 * time.Second
+	settle time.Duration
 	// period is how often the executable's pages are unmapped afterwards, so
 	// that those of a busy hour do not stay for ever. What is in use comes back
 	// from the page cache in about a millisecond altogether.
-	period = 5 * time.Minute
-)
+	period time.Duration
+	// quiet is how long after the last collection of garbage a burst counts as
+	// over. The store keeps the history of a burst for 15 s.
+	quiet time.Duration
+	// pause is the least time from one letting go to the next.
+	pause time.Duration
+}
 
-// Run lets memory go that only the start needed, and from time to time the
-// executable's pages that are not in use, until ctx ends.
+// Run lets memory go that only the start or a burst of work needed, and from time
+// to time the executable's pages that are not in use, until ctx ends.
 func Run(ctx context.Context) error {
-	timer := time.NewTimer(settle)
+	return run(ctx, pace{settle: 3 * time.Second, period: 5 * time.Minute, quiet: 20 * time.Second, pause: time.Minute})
+}
+
+func run(ctx context.Context, p pace) error {
+	timer := time.NewTimer(p.settle)
 	defer timer.Stop()
-	started := false
+	calm := time.NewTimer(p.settle)
+	defer calm.Stop()
+	collected := make(chan struct{}, 1)
+	tellCollections(ctx, collected)
+	var started bool
+	var freed time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-collected:
+			calm.Reset(max(p.quiet, time.Until(freed.Add(p.pause))))
+		case <-calm.C:
+			switch {
+			case !started:
+				started = true
+				debug.FreeOSMemory()
+			case free() > worthwhile:
+				freed = time.Now()
+				debug.FreeOSMemory()
+			}
 		case <-timer.C:
+			// A system that refuses keeps more pages resident: that is all.
+			if err := Unmap(); errors.Is(err, errors.ErrUnsupported) {
+				timer.Stop()
+				continue
+			}
+			timer.Reset(p.period)
 		}
-		if !started {
-			started = true
-			debug.FreeOSMemory()
-		}
-		// A system that refuses keeps more pages resident: that is all.
-		if err := Unmap(); errors.Is(err, errors.ErrUnsupported) {
-			return nil
-		}
-		timer.Reset(period)
 	}
+}
+
+// tellCollections puts a token into collected after each collection of garbage,
+// until ctx ends. The token of another may still be there.
+func tellCollections(ctx context.Context, collected chan<- struct{}) {
+	mark := new([4]*byte) // garbage at once; large enough to be an allocation of its own
+	goruntime.AddCleanup(mark, func(collected chan<- struct{}) {
+		select {
+		case collected <- struct{}{}:
+		default:
+		}
+		if ctx.Err() == nil {
+			tellCollections(ctx, collected)
+		}
+	}, collected)
+}
+
+// free is how many bytes of the heap are resident and hold nothing.
+func free() uint64 {
+	sample := []metrics.Sample{{Name: "/memory/classes/heap/free:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64() + sample[1].Value.Uint64()
 }
 
 // Unmap unmaps the pages of the executable that are as they are in its file. They

@@ -1,10 +1,15 @@
 package footprint
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"os"
+	goruntime "runtime"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 )
 
 func TestEachReadOnly(t *testing.T) {
@@ -41,13 +46,42 @@ func TestUnmap(t *testing.T) {
 	}
 }
 
-func residentFile(t *testing.T) (kilobytes int) {
+// TestBurst shows that what a burst of work used is let go once it is over.
+func TestBurst(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := run(ctx, pace{settle: 0, period: time.Hour, quiet: time.Second, pause: time.Second}); err != nil {
+			t.Error(err)
+		}
+	})
+	defer running.Wait()
+	defer stop()
+	burst := make([][]byte, 256)
+	for i := range burst {
+		burst[i] = bytes.Repeat([]byte{1}, 1<<20)
+	}
+	before := resident(t, "RssAnon:")
+	goruntime.KeepAlive(burst)
+	burst = nil
+	goruntime.GC()
+	for deadline := time.Now().Add(time.Minute); resident(t, "RssAnon:") > before-200<<10; {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d kB of %d are still resident", resident(t, "RssAnon:"), before)
+		}
+		<-time.After(100 * time.Millisecond)
+	}
+}
+
+func residentFile(t *testing.T) int { return resident(t, "RssFile:") }
+
+func resident(t *testing.T, what string) (kilobytes int) {
 	t.Helper()
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(status), "RssFile:")
+	_, rest, _ := strings.Cut(string(status), what)
 	if _, err := fmt.Sscan(rest, &kilobytes); err != nil {
 		t.Fatal(err)
 	}

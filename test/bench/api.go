@@ -35,7 +35,7 @@ func (b *bench) apiRates(ctx context.Context) error {
 		if _, err := crowd.createPods(ctx, "warm", 2000); err != nil {
 			return err
 		}
-		return errors.Join(b.listing(ctx, crowd), b.rates(ctx, crowd), b.watched(ctx, node, crowd), b.loaded(node))
+		return errors.Join(b.listing(ctx, crowd), b.rates(ctx, crowd), b.watched(ctx, node, crowd), b.loaded(ctx, node))
 	}, "--disable-agent", "--disable", "scheduler,controllers")
 }
 
@@ -187,12 +187,23 @@ func follow(stream io.Reader, count int) []time.Duration {
 	return lags
 }
 
-// loaded tells what the server holds after all that.
-func (b *bench) loaded(node *cluster.Node) error {
-	u, err := measureProcess(node.PID())
-	if err != nil {
-		return err
+// loaded tells what the server holds after all that, and what of it half a minute
+// later.
+func (b *bench) loaded(ctx context.Context, node *cluster.Node) error {
+	for _, when := range []struct {
+		name, budget string
+		wait         time.Duration
+	}{{"after that load", "250 MB", 0}, {"30 s later", "", 30 * time.Second}} {
+		select {
+		case <-time.After(when.wait):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		u, err := measureProcess(node.PID())
+		if err != nil {
+			return err
+		}
+		b.add("API process RSS "+when.name, when.budget, "%.0f MB (anonymous %.0f)", float64(u.rss)/1e6, float64(u.anonymous)/1e6)
 	}
-	b.add("API process RSS after that load", "250 MB", "%.0f MB (anonymous %.0f)", float64(u.rss)/1e6, float64(u.anonymous)/1e6)
 	return nil
 }
