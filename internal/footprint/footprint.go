@@ -36,7 +36,7 @@ type pace struct {
 	// from the page cache in about a millisecond altogether.
 	period time.Duration
 	// quiet is how long after the last collection of garbage a burst counts as
-	// over. The store keeps the history of a burst for 15 s.
+	// over. The store keeps the history of a burst for half a minute.
 	quiet time.Duration
 	// pause is the least time from one letting go to the next.
 	pause time.Duration
@@ -45,7 +45,7 @@ type pace struct {
 // Run lets memory go that only the start or a burst of work needed, and from time
 // to time the executable's pages that are not in use, until ctx ends.
 func Run(ctx context.Context) error {
-	return run(ctx, pace{settle: 3 * time.Second, period: 5 * time.Minute, quiet: 20 * time.Second, pause: time.Minute})
+	return run(ctx, pace{settle: 3 * time.Second, period: 5 * time.Minute, quiet: 40 * time.Second, pause: time.Minute})
 }
 
 func run(ctx context.Context, p pace) error {
