@@ -87,6 +87,26 @@ func askServer(c *cli.Context, method, path string, body io.Reader) ([]byte, err
 }
 
 func ask(ctx context.Context, config *rest.Config, method, path string, body io.Reader) ([]byte, error) {
+	response, err := send(ctx, config, method, path, body)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	return io.ReadAll(response.Body)
+}
+
+// askLines is ask for an answer that comes line by line.
+func askLines(ctx context.Context, config *rest.Config, method, path string, each func(line []byte) error) error {
+	response, err := send(ctx, config, method, path, nil)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	return eachLine(response.Body, each)
+}
+
+// send gives the answer to a request that was not refused.
+func send(ctx context.Context, config *rest.Config, method, path string, body io.Reader) (*http.Response, error) {
 	client, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, err
@@ -96,13 +116,13 @@ func ask(ctx context.Context, config *rest.Config, method, path string, body io.
 		return nil, err
 	}
 	response, err := client.Do(request)
-	if err != nil {
-		return nil, err
+	if err != nil || response.StatusCode == http.StatusOK {
+		return response, err
 	}
 	defer response.Body.Close()
 	data, err := io.ReadAll(response.Body)
-	if err == nil && response.StatusCode != http.StatusOK {
+	if err == nil {
 		err = errors.New(strings.TrimSpace(string(data)))
 	}
-	return data, err
+	return nil, err
 }

@@ -35,7 +35,7 @@ func serverCommand() *cli.Command {
 }
 
 func serverFlags() []cli.Flag {
-	return append(nodeFlags(),
+	return append(append(nodeFlags(), snapshotS3Flags()...),
 		&cli.IntFlag{Name: "https-listen-port", Value: 6443, Usage: "the one TCP `port`: API, joining, agent links", EnvVars: env("https-listen-port")},
 		stringFlag("bind-address", "", "`address` to listen on (default: all)"),
 		stringFlag("advertise-address", "", "`address` at which other machines reach this server (default: --node-ip)"),
@@ -50,7 +50,7 @@ func serverFlags() []cli.Flag {
 		listFlag("disable", "parts to leave out: scheduler, controllers, proxy, dns, servicelb, agent"),
 		boolFlag("disable-agent", "run the control plane only, no node"),
 		&cli.DurationFlag{Name: "snapshot-interval", Value: 12 * time.Hour, Usage: "`time` between scheduled snapshots of the cluster; 0: none", EnvVars: env("snapshot-interval")},
-		&cli.IntFlag{Name: "snapshot-retention", Value: 5, Usage: "scheduled snapshots to keep", EnvVars: env("snapshot-retention")},
+		&cli.IntFlag{Name: "snapshot-retention", Value: 5, Usage: "scheduled snapshots of a server to keep, on its disk and in S3", EnvVars: env("snapshot-retention")},
 		stringFlag("cloud-provider", "", `"", external or orch`),
 	)
 }
@@ -67,12 +67,8 @@ func runServer(c *cli.Context) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
-	if c.Bool("recover") {
-		if err := server.Recover(c.Context, cfg, c.String("from")); err != nil {
-			return err
-		}
-	} else if c.String("from") != "" {
-		return errors.New("--from: goes with --recover only")
+	if err := recoverFirst(c, cfg); err != nil {
+		return err
 	}
 	s := server.New(cfg)
 	group, ctx := errgroup.WithContext(c.Context)
@@ -96,6 +92,17 @@ func runServer(c *cli.Context) error {
 	return group.Wait()
 }
 
+// recoverFirst does what --recover asks for.
+func recoverFirst(c *cli.Context, cfg server.Config) error {
+	switch {
+	case c.Bool("recover"):
+		return server.Recover(c.Context, cfg, server.Recovery{From: c.String("from"), S3: cfg.SnapshotS3, Once: true})
+	case c.String("from") != "":
+		return errors.New("--from: goes with --recover only")
+	}
+	return server.ForgetRecovery(cfg.DataDir)
+}
+
 func serverConfig(c *cli.Context, node agent.Config) (server.Config, error) {
 	cfg := server.Config{
 		DataDir: node.DataDir, NodeName: node.NodeName, NodeIP: node.NodeIP, Logger: node.Logger,
@@ -107,6 +114,10 @@ func serverConfig(c *cli.Context, node agent.Config) (server.Config, error) {
 	}
 	if c.Bool("disable-agent") {
 		cfg.Disable = append(cfg.Disable, "agent")
+	}
+	var err error
+	if cfg.SnapshotS3, err = snapshotS3(c); err != nil {
+		return cfg, err
 	}
 	mode, err := strconv.ParseUint(c.String("write-kubeconfig-mode"), 8, 9)
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"orch/server/backup"
 )
 
 // Parts that --disable can leave out, so that another implementation can run
@@ -41,6 +43,7 @@ type Config struct {
 
 	SnapshotInterval  time.Duration // between scheduled snapshots; 0: none are taken
 	SnapshotRetention int           // scheduled snapshots kept
+	SnapshotS3        backup.S3     // where snapshots go besides this machine
 
 	Logger *slog.Logger
 }
@@ -65,6 +68,9 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("--snapshot-retention %d: keep at least one", c.SnapshotRetention)
 	case c.CloudProvider != "" && c.CloudProvider != "external" && c.CloudProvider != "orch":
 		return fmt.Errorf(`--cloud-provider %q: use "", external or orch`, c.CloudProvider)
+	}
+	if err := c.SnapshotS3.Validate(); err != nil {
+		return err
 	}
 	for _, part := range c.Disable {
 		if !slices.Contains(parts, part) {

@@ -18,6 +18,7 @@ import (
 	"orch/internal/version"
 	"orch/server/api"
 	"orch/server/auth"
+	"orch/server/backup"
 	"orch/server/controllers/loop"
 	"orch/server/controllers/nodes"
 	"orch/server/join"
@@ -46,7 +47,10 @@ func New(cfg Config) *Server {
 func (s *Server) Local(ctx context.Context) (url, token string, err error) {
 	select {
 	case access := <-s.local:
-		s.local <- access
+		select {
+		case s.local <- access:
+		default: // the server told it again
+		}
 		return access.url, access.token, nil
 	case <-ctx.Done():
 		return "", "", context.Cause(ctx)
@@ -66,10 +70,24 @@ type assembly struct {
 	api      *api.Server
 	agents   *join.Agents
 	events   *events
+
+	snapshots *backup.Keeper
 }
 
 // Run serves until ctx ends or a part fails, and returns when all has stopped.
 func (s *Server) Run(ctx context.Context) error {
+	for {
+		err := s.run(ctx)
+		if !errors.Is(err, store.ErrSuperseded) || ctx.Err() != nil {
+			return err
+		}
+		// The store has put its state aside and knows whom to join.
+		s.cfg.Logger.Warn("the cluster was recovered without this server, which joins it again; its state of before is kept beside the new one",
+			"component", "server", "store", storeDir(s.cfg.DataDir))
+	}
+}
+
+func (s *Server) run(ctx context.Context) error {
 	// The port is taken first: a busy one is the commonest mistake, and nothing
 	// must have been touched when it is reported.
 	listener, err := s.listen(ctx)
@@ -77,6 +95,9 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	}
 	defer listener.Close()
+	if err := join.TakePending(filepath.Join(s.cfg.DataDir, "server")); err != nil {
+		return fmt.Errorf("keys of a restored snapshot: %w", err)
+	}
 	if err := s.joinCluster(ctx); err != nil {
 		return err
 	}
@@ -107,7 +128,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return a.serve(ctx, listener, s.local) })
 	err = group.Wait()
 	stopStore()
-	if storeErr := storing.Wait(); err == nil {
+	if storeErr := storing.Wait(); err == nil || errors.Is(storeErr, store.ErrSuperseded) {
 		err = storeErr
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
@@ -157,13 +178,13 @@ func assemble(cfg Config) (*assembly, error) {
 	}
 	a.peers = link.NewPeers(a.address(), a.keys.Peer, a.keys.Peers.Pool())
 	a.store = store.New(store.Config{
-		Dir: filepath.Join(cfg.DataDir, "server", "store"), Codec: a.registry.StoreCodec(), Logger: cfg.Logger,
+		Dir: storeDir(cfg.DataDir), Codec: a.registry.StoreCodec(), Logger: cfg.Logger,
 		Name: cfg.NodeName, Raft: a.peers.Layer(link.ProtocolRaft), Peers: a.peers.Layer(link.ProtocolStore), Join: cfg.joinAddresses(),
 	})
 	a.registry.UseStore(a.store)
 	a.guard.Bind(a.registry)
 	a.events = newEvents(a.registry)
-	return a, a.assembleAPI(serviceIP)
+	return a, errors.Join(a.assembleAPI(serviceIP), a.assembleSnapshots())
 }
 
 func (a *assembly) assembleAPI(serviceIP net.IP) error {
@@ -248,10 +269,11 @@ func (a *assembly) serve(ctx context.Context, listener net.Listener, local chan<
 		}
 	}
 	a.gate.open()
-	if a.cfg.SnapshotInterval > 0 {
-		group.Go(func() error { return a.snapshotSchedule().Run(ctx) })
+	group.Go(func() error { return a.snapshots.Run(ctx) })
+	select {
+	case local <- localAccess{loopback, a.keys.Tokens.Agent.String()}:
+	default: // told before the server began anew
 	}
-	local <- localAccess{loopback, a.keys.Tokens.Agent.String()}
 	a.cfg.Logger.Info("server is listening", "component", "server", "address", a.address(), "version", version.Orch)
 	return group.Wait()
 }

@@ -4,16 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"net"
+	"log/slog"
 	"net/http"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"orch/internal/version"
 	"orch/server/backup"
 	"orch/server/join"
-	"orch/store"
 )
 
 // SnapshotDir is where a server keeps snapshots.
@@ -21,6 +20,17 @@ func SnapshotDir(dataDir string) string { return filepath.Join(dataDir, "server"
 
 // pathSnapshots is the endpoint of `orch snapshot save`: POST with ?name=.
 const pathSnapshots = "/v1-orch/snapshots"
+
+// SnapshotAnswer is a line of the answer to it: any number of them with Done and
+// Total, then one with Info or Error, or both when the upload has failed.
+type SnapshotAnswer struct {
+	Done  int64        `json:"done,omitempty"` // bytes
+	Total int64        `json:"total,omitempty"`
+	Info  *backup.Info `json:"info,omitempty"`
+	Error string       `json:"error,omitempty"`
+	// Behind says why what this server has may lack the newest writes.
+	Behind string `json:"behind,omitempty"`
+}
 
 func (a *assembly) serveSnapshots(w http.ResponseWriter, r *http.Request) {
 	if status, reason := a.mayAdminister(r); status != 0 {
@@ -35,61 +45,101 @@ func (a *assembly) serveSnapshots(w http.ResponseWriter, r *http.Request) {
 	if name == "" {
 		name = "snapshot-" + time.Now().UTC().Format("20060102-150405")
 	}
-	header, err := a.snapshotHeader(name)
-	var info backup.Info
-	if err == nil {
-		info, err = backup.Save(r.Context(), SnapshotDir(a.cfg.DataDir), header, a.store)
+	lines := json.NewEncoder(w)
+	answer := func(line SnapshotAnswer) {
+		_ = lines.Encode(line) // the client went away
+		_ = http.NewResponseController(w).Flush()
 	}
+	last := SnapshotAnswer{Behind: a.catchUp(r.Context())}
+	said := false
+	info, err := a.snapshots.Save(r.Context(), name, paced(answerEvery, func(done, total int64) {
+		said = true
+		answer(SnapshotAnswer{Done: done, Total: total})
+	}))
+	var upload *backup.UploadError
 	switch {
+	case err == nil || errors.As(err, &upload):
+		last.Info = &info
+	case said: // the status is on its way already
 	case errors.Is(err, backup.ErrExists):
 		http.Error(w, err.Error(), http.StatusConflict)
-	case err != nil:
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	case errors.Is(err, backup.ErrBadName):
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
 	default:
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(info) // the client went away
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
 	}
+	if err != nil {
+		last.Error = err.Error()
+	}
+	answer(last)
+}
+
+// catchUpTime is how long a snapshot waits for what other servers know.
+const catchUpTime = 5 * time.Second
+
+// catchUp brings this server up to date with the leader, so that a snapshot has
+// all that was acknowledged before it. Without most servers there is no telling;
+// a snapshot of what is here is then better than none.
+func (a *assembly) catchUp(ctx context.Context) (behind string) {
+	ctx, cancel := context.WithTimeout(ctx, catchUpTime)
+	defer cancel()
+	if _, err := a.store.Sync(ctx); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// Pauses between tidings of progress.
+const (
+	answerEvery = 500 * time.Millisecond
+	logEvery    = 5 * time.Second
+)
+
+// paced passes progress on from time to time.
+func paced(every time.Duration, tell backup.Progress) backup.Progress {
+	var mu sync.Mutex
+	last := time.Now()
+	return func(done, total int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		if now := time.Now(); now.Sub(last) >= every {
+			last = now
+			tell(done, total)
+		}
+	}
+}
+
+// logProgress writes lines about what takes long.
+func logProgress(logger *slog.Logger, what string) backup.Progress {
+	return paced(logEvery, func(done, total int64) {
+		logger.Info(what, "component", "server", "bytes", done, "of", total)
+	})
 }
 
 func (a *assembly) snapshotHeader(name string) (backup.Header, error) {
 	keys, err := join.SharedFiles(filepath.Join(a.cfg.DataDir, "server"))
-	return backup.Header{Name: name, Created: time.Now().UTC(), Server: a.cfg.NodeName, Version: version.Orch, Keys: keys}, err
+	settings := a.agents.Settings
+	settings.Servers = nil
+	return backup.Header{
+		Name: name, Created: time.Now().UTC(), Server: a.cfg.NodeName, Version: version.Orch, Keys: keys, Settings: &settings,
+	}, err
 }
 
-func (a *assembly) snapshotSchedule() *backup.Schedule {
-	return &backup.Schedule{
-		Interval: a.cfg.SnapshotInterval, Retain: a.cfg.SnapshotRetention, Dir: SnapshotDir(a.cfg.DataDir),
-		Header: a.snapshotHeader, Store: a.store, Logger: a.cfg.Logger,
+func (a *assembly) assembleSnapshots() error {
+	k := backup.Config{
+		Dir: SnapshotDir(a.cfg.DataDir), Server: a.cfg.NodeName, Header: a.snapshotHeader, Store: a.store,
+		Interval: a.cfg.SnapshotInterval, Retain: a.cfg.SnapshotRetention, Logger: a.cfg.Logger, Report: a.snapshotReport(),
 	}
-}
-
-// Recover makes this server the only one of its cluster, with the state of a
-// snapshot, or with its own when from is "". The server must not be running.
-func Recover(ctx context.Context, cfg Config, from string) error {
-	dir := filepath.Join(cfg.DataDir, "server")
-	recovery := store.Recovery{
-		Dir: filepath.Join(dir, "store"), Name: cfg.NodeName,
-		Address: net.JoinHostPort(cfg.AdvertiseAddress.String(), fmt.Sprint(cfg.Port)),
-	}
-	source := "this server's files"
-	if from != "" {
-		snapshot, err := backup.Open(SnapshotDir(cfg.DataDir), from)
+	if a.cfg.SnapshotS3.Used() {
+		bucket, err := backup.NewBucket(a.cfg.SnapshotS3)
 		if err != nil {
-			return fmt.Errorf("--from: %w", err)
+			return err
 		}
-		defer snapshot.Close()
-		source = snapshot.Name
-		recovery.From, recovery.Group = snapshot, snapshot.Group
-		if !join.Joined(dir) { // a machine that was no server before
-			if err := join.KeepFiles(dir, snapshot.Keys); err != nil {
-				return fmt.Errorf("--from: %w", err)
-			}
-		}
+		k.Bucket = bucket
 	}
-	old, err := store.Recover(ctx, recovery)
-	if err != nil {
-		return err
-	}
-	cfg.Logger.Info("cluster recovered: this is its only server now", "component", "server", "from", source, "before", old)
+	a.snapshots = backup.NewKeeper(k)
 	return nil
 }

@@ -25,7 +25,7 @@ var (
 	ErrRemoved = errors.New("this server was removed from the cluster: to let it join again, delete its data folder")
 	// ErrSuperseded says that the cluster was recovered without this server, whose
 	// state is of no more use. It joins again when it is started.
-	ErrSuperseded = errors.New("the cluster was recovered without this server: start it again to let it join")
+	ErrSuperseded = errors.New("the cluster was recovered without this server: it can join again")
 )
 
 // ConflictError says that an Op's Expect did not hold. Nothing of the whole

@@ -95,7 +95,7 @@ func (s *Store) meet(theirs groupName) error {
 	switch {
 	case ours == theirs:
 		return nil
-	case ours.id != "" && ours.id == theirs.id && ours.number < theirs.number:
+	case theirs.supersedes(ours):
 		s.fail(ErrSuperseded)
 		return ErrSuperseded
 	}

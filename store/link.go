@@ -141,11 +141,11 @@ func (s *Store) judge(w welcome) error {
 	switch ours := s.groupNow(); {
 	case err != nil:
 		return err
-	case ours.id == "":
-	case ours.id != theirs.id:
-		return errOtherCluster
-	case ours.number < theirs.number:
+	case ours.id == "", ours == theirs, ours.supersedes(theirs):
+	case theirs.supersedes(ours):
 		return ErrSuperseded
+	default:
+		return errOtherCluster
 	}
 	if w.Removed {
 		return ErrRemoved

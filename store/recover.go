@@ -10,35 +10,43 @@ import (
 	"strings"
 
 	"github.com/hashicorp/raft"
-	"golang.org/x/sys/unix"
 )
 
 // Backup writes the whole state as of one revision, which it gives. Writers are
-// not held up.
-func (s *Store) Backup(ctx context.Context, w io.Writer) (int64, error) {
+// not held up. progress, if not nil, is told of the bytes written so far.
+func (s *Store) Backup(ctx context.Context, w io.Writer, progress func(done, total int64)) (int64, error) {
 	if err := s.fsm.flush(); err != nil {
 		return 0, err
 	}
 	var revision int64
-	_, stream, err := s.state.openAt(&revision)
+	meta, stream, err := s.state.openAt(&revision)
 	if err != nil {
 		return 0, err
 	}
 	defer stream.Close()
-	_, err = io.Copy(w, &cancellable{ctx, stream})
+	if progress == nil {
+		progress = func(_, _ int64) {}
+	}
+	_, err = io.Copy(w, &measured{ctx: ctx, Reader: stream, total: meta.Size, progress: progress})
 	return revision, err
 }
 
-type cancellable struct {
-	ctx context.Context
+// measured is a stream that can be cancelled and tells how far it was read.
+type measured struct {
 	io.Reader
+	ctx         context.Context
+	done, total int64
+	progress    func(done, total int64)
 }
 
-func (c *cancellable) Read(b []byte) (int, error) {
-	if c.ctx.Err() != nil {
-		return 0, context.Cause(c.ctx)
+func (m *measured) Read(b []byte) (int, error) {
+	if m.ctx.Err() != nil {
+		return 0, context.Cause(m.ctx)
 	}
-	return c.Reader.Read(b)
+	n, err := m.Reader.Read(b)
+	m.done += int64(n)
+	m.progress(m.done, m.total)
+	return n, err
 }
 
 // Recovery makes the server of a data folder the only one of its group.
@@ -48,67 +56,93 @@ type Recovery struct {
 	Address string    // at which others will reach it
 	From    io.Reader // what Backup wrote; nil: the folder's own files
 	Group   string    // that the backup is of, see GroupOf; "": unknown
+	// Prepare, if set, adds files to the new folder, which come into force
+	// together with the state.
+	Prepare func(dir string) error
+	// Progress, if set, is told how much of the folder's own state was copied.
+	Progress func(done, total int64)
 }
 
 // revisionLeap is added to the revision: writes after the backup, or on servers
 // that are gone, may have been seen by clients. What they remember is then too
-// old to go on from, instead of naming other writes.
-const revisionLeap = 1 << 20
+// old to go on from, instead of naming other writes. At ten thousand writes a
+// second it covers a day.
+const revisionLeap = 1 << 30
 
 // Recover does it, and gives the path of the folder that holds the old state.
-// The store must not be running. When it is cut short, the old state stands.
+// The store must not be running, and cannot be started meanwhile. When it is cut
+// short, the old state stands.
 func Recover(ctx context.Context, r Recovery) (old string, err error) {
-	aside := r.Dir + ".new"
-	if err := errors.Join(os.RemoveAll(aside), os.MkdirAll(aside, 0o700)); err != nil {
-		return "", err
+	fail := func(err error) (string, error) { return "", fmt.Errorf("recover %s: %w", r.Dir, err) }
+	if err := undoSwap(r.Dir); err != nil {
+		return fail(err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("recover %s: %w", r.Dir, err), os.RemoveAll(aside))
-		}
-	}()
-	own, err := r.inspect(ctx, aside)
+	// The log's lock keeps others out until the new folder is in place.
+	own := New(Config{Dir: r.Dir})
+	defer func() { err = errors.Join(err, own.close()) }()
+	found, err := r.openOwn(own)
 	if err != nil {
-		return "", err
+		return fail(err)
 	}
-	if err := r.build(aside, own); err != nil {
-		return "", err
+	aside, err := emptyAside(r.Dir)
+	if err != nil {
+		return fail(err)
 	}
-	return r.swap(aside)
+	group, err := r.inspect(ctx, own, found, aside)
+	if err == nil {
+		err = own.closeState()
+	}
+	if err == nil {
+		err = r.build(aside, group)
+	}
+	if err != nil {
+		return fail(errors.Join(err, os.RemoveAll(aside)))
+	}
+	if old, err = swap(aside, r.Dir); err != nil {
+		return fail(err)
+	}
+	return old, nil
 }
 
-// inspect brings the folder's own state up to its log, when it is to be kept,
-// and gives the name of its group.
-func (r *Recovery) inspect(ctx context.Context, aside string) (groupName, error) {
-	group, err := parseGroup(r.Group)
-	if err != nil {
-		return groupName{}, err
+// openOwn opens the folder's own files and tells whether they are there and
+// sound. A snapshot may replace what is damaged.
+func (r *Recovery) openOwn(own *Store) (bool, error) {
+	switch _, err := os.Stat(filepath.Join(r.Dir, "raft.db")); {
+	case err == nil:
+	case !errors.Is(err, os.ErrNotExist):
+		return false, err
+	case r.From == nil:
+		return false, errors.New("there is no state to recover: give a snapshot, or the data folder of a server")
+	default:
+		return false, nil
 	}
-	if _, err := os.Stat(filepath.Join(r.Dir, "raft.db")); errors.Is(err, os.ErrNotExist) {
-		if r.From == nil {
-			return groupName{}, errors.New("there is no state to recover: give a snapshot, or the data folder of a server")
-		}
+	err := own.open()
+	if corrupt := (*CorruptError)(nil); r.From != nil && errors.As(err, &corrupt) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// inspect gives the name of the group and, when the folder's own state is to be
+// kept, brings it up to its log.
+func (r *Recovery) inspect(ctx context.Context, own *Store, found bool, aside string) (groupName, error) {
+	group, err := parseGroup(r.Group)
+	if err != nil || !found {
+		return group, err
+	}
+	if err := own.readGroup(); err != nil {
+		return group, err
+	}
+	if name := own.groupNow(); name.id != "" && (group.id == "" || name.supersedes(group)) {
+		group = name
+	}
+	if r.From != nil {
 		return group, nil
 	}
-	s := New(Config{Dir: r.Dir})
-	if err := s.open(); err != nil {
-		var corrupt *CorruptError
-		if r.From != nil && errors.As(err, &corrupt) {
-			return group, s.close() // what is damaged is what the snapshot replaces
-		}
-		return groupName{}, errors.Join(err, s.close())
+	if err := own.replayAll(); err != nil {
+		return group, err
 	}
-	err = s.readGroup()
-	if own := s.groupNow(); own.id != "" && (group.id == "" || group.id == own.id && group.number < own.number) {
-		group = own
-	}
-	if err == nil && r.From == nil {
-		err = s.replayAll()
-	}
-	if err == nil && r.From == nil {
-		err = r.copyState(ctx, s, aside)
-	}
-	return group, errors.Join(err, s.close())
+	return group, r.copyState(ctx, own, aside)
 }
 
 // replayAll applies the whole log: what this server has is all there is.
@@ -138,7 +172,7 @@ func (r *Recovery) copyState(ctx context.Context, s *Store, aside string) error 
 	if err != nil {
 		return err
 	}
-	if _, err := s.Backup(ctx, spool); err != nil {
+	if _, err := s.Backup(ctx, spool, r.Progress); err != nil {
 		return errors.Join(err, spool.Close())
 	}
 	_, err = spool.Seek(0, io.SeekStart)
@@ -173,32 +207,16 @@ func (r *Recovery) build(aside string, group groupName) error {
 	if err != nil {
 		return err
 	}
-	if group.id == "" {
-		group = newGroup()
+	group = group.successor()
+	if r.Prepare != nil {
+		if err := r.Prepare(aside); err != nil {
+			return errors.Join(err, log.close())
+		}
 	}
-	group.number++
 	return errors.Join(
 		log.set(keyServerID, []byte(id)), log.set(keyGroup, []byte(group.String())),
 		log.SetUint64(keyTerm, 1), log.close(), syncDir(aside),
 	)
-}
-
-// swap puts the new folder in the old one's place in one step.
-func (r *Recovery) swap(aside string) (old string, err error) {
-	err = unix.Renameat2(unix.AT_FDCWD, aside, unix.AT_FDCWD, r.Dir, unix.RENAME_EXCHANGE)
-	switch {
-	case errors.Is(err, unix.ENOENT):
-		err = os.Rename(aside, r.Dir)
-	case err == nil:
-		old = r.Dir + ".old"
-		if err = os.RemoveAll(old); err == nil {
-			err = os.Rename(aside, old)
-		}
-	}
-	if err != nil {
-		return "", err
-	}
-	return old, syncDir(filepath.Dir(r.Dir))
 }
 
 // Group names the group for a backup, so that a recovery can tell the servers
@@ -208,8 +226,7 @@ func (s *Store) Group() string { return s.groupNow().String() }
 // supersede makes room for joining anew: a recovered cluster goes on without
 // this server's state, which is kept beside it.
 func (s *Store) supersede(others []raft.ServerAddress) error {
-	old := s.cfg.Dir + ".old"
-	err := errors.Join(os.RemoveAll(old), os.Rename(s.cfg.Dir, old), os.Mkdir(s.cfg.Dir, 0o700))
+	aside, err := emptyAside(s.cfg.Dir)
 	if err != nil {
 		return err
 	}
@@ -218,7 +235,11 @@ func (s *Store) supersede(others []raft.ServerAddress) error {
 		lines[i] = string(address)
 	}
 	// Without it the next start would found a group of its own.
-	return os.WriteFile(filepath.Join(s.cfg.Dir, joinFile), []byte(strings.Join(lines, "\n")), 0o600)
+	if err := writeSynced(filepath.Join(aside, joinFile), strings.Join(lines, "\n")); err != nil {
+		return err
+	}
+	_, err = swap(aside, s.cfg.Dir)
+	return err
 }
 
 // joinFile holds addresses of servers to join, one on each line.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestRecover brings a group back from a backup, and from the files of one
@@ -20,7 +22,7 @@ func TestRecover(t *testing.T) {
 			mustUpdate(t, c.stores["b"], Op{Key: "k/0", Expect: Any})
 			c.inTouch(c.stores["c"])
 			var backup bytes.Buffer
-			revision, err := c.stores["c"].Backup(t.Context(), &backup)
+			revision, err := c.stores["c"].Backup(t.Context(), &backup, nil)
 			if err != nil || revision != 11 {
 				t.Fatalf("backup at revision %d: %v", revision, err)
 			}
@@ -77,7 +79,7 @@ func TestRecoverFails(t *testing.T) {
 	s, stop := launch(t, Config{Dir: dir})
 	mustUpdate(t, s, put("k/1", "v"))
 	var backup bytes.Buffer
-	if _, err := s.Backup(t.Context(), &backup); err != nil {
+	if _, err := s.Backup(t.Context(), &backup, nil); err != nil {
 		t.Fatal(err)
 	}
 	mustUpdate(t, s, put("k/2", "v"))
@@ -95,5 +97,86 @@ func TestRecoverFails(t *testing.T) {
 	s = run(t, Config{Dir: dir})
 	if got := list(t, s, "", 0); got != "[k/1=v k/2=v]" {
 		t.Errorf("state is %s", got)
+	}
+}
+
+// TestBranches: two servers that were recovered each by itself are two clusters.
+func TestBranches(t *testing.T) {
+	old := newGroup()
+	a, b := old.successor(), old.successor()
+	if a == b || a.supersedes(b) || b.supersedes(a) || !a.supersedes(old) || old.supersedes(a) || !a.successor().supersedes(b) {
+		t.Errorf("%v and %v of %v", a, b, old)
+	}
+	for _, g := range []groupName{{}, old, a} {
+		if got, err := parseGroup(g.String()); err != nil || got != g || len(g.wire()) != groupSize {
+			t.Errorf("%v is read as %v, %v", g, got, err)
+		}
+	}
+	for _, text := range []string{"x", "/1", "x/y", "x/1-", "x/1-0", "x/99999999999"} {
+		if g, err := parseGroup(text); err == nil {
+			t.Errorf("%q is read as %v", text, g)
+		}
+	}
+}
+
+// TestSwap kills a process, so to speak, at each step.
+func TestSwap(t *testing.T) {
+	has := func(path, text string) {
+		t.Helper()
+		if data, err := os.ReadFile(path + "/state"); err != nil || string(data) != text {
+			t.Errorf("%s holds %q, %v instead of %q", path, data, err, text)
+		}
+	}
+	fill := func(dir, text string) {
+		t.Helper()
+		if err := errors.Join(os.MkdirAll(dir, 0o700), writeSynced(dir+"/state", text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exchange := func(dir string) error {
+		return unix.Renameat2(unix.AT_FDCWD, dir+".new", unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE)
+	}
+	for name, killed := range map[string]func(dir string) error{
+		"before":    func(string) error { return nil },
+		"marked":    func(dir string) error { return writeSynced(dir+"/"+replacedMark, "") },
+		"exchanged": func(dir string) error { return errors.Join(writeSynced(dir+"/"+replacedMark, ""), exchange(dir)) },
+		"second of two": func(dir string) error {
+			return errors.Join(writeSynced(dir+"/"+replacedMark, ""), os.Rename(dir, dir+".replaced"), os.Rename(dir+".new", dir))
+		},
+		"first of two": func(dir string) error { return os.Rename(dir, dir+".replaced") },
+		"first of two, twice": func(dir string) error {
+			return errors.Join(os.Rename(dir, dir+".replaced"), undoSwap(dir), os.Rename(dir, dir+".replaced"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir() + "/store"
+			fill(dir, "old")
+			fill(dir+".new", "new")
+			if err := killed(dir); err != nil {
+				t.Fatal(err)
+			}
+			current := "old"
+			if name == "exchanged" || name == "second of two" {
+				current = "new"
+			}
+			if err := undoSwap(dir); err != nil {
+				t.Fatal(err)
+			}
+			has(dir, current)
+			aside, err := emptyAside(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if current == "new" {
+				has(dir+".old", "old")
+			}
+			fill(aside, "newer")
+			old, err := swap(aside, dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			has(dir, "newer")
+			has(old, current)
+		})
 	}
 }

@@ -163,15 +163,8 @@ const drainTimeout = 2 * time.Second
 // open reads the files.
 func (s *Store) open() error {
 	dir := s.cfg.Dir
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := errors.Join(undoSwap(dir), os.MkdirAll(dir, 0o700)); err != nil {
 		return err
-	}
-	// Leftovers of a restore that was cut short. Their sender will send again.
-	snapshots := &snapshotStore{dir: dir}
-	for _, path := range []string{snapshots.spool(), filepath.Join(dir, "state.db.new")} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
 	}
 	if err := s.readJoin(); err != nil {
 		return err
@@ -180,6 +173,13 @@ func (s *Store) open() error {
 	// The log first: its lock says whether another process is at work here.
 	if s.log, err = openLogStore(filepath.Join(dir, "raft.db"), s.fail, &s.commits.appended); err != nil {
 		return err
+	}
+	// Leftovers of a restore that was cut short. Their sender will send again.
+	snapshots := &snapshotStore{dir: dir}
+	for _, path := range []string{snapshots.spool(), filepath.Join(dir, "state.db.new")} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 	}
 	state, h, entries, err := openStateFile(filepath.Join(dir, "state.db"), s.cfg.Codec)
 	if err != nil {
@@ -215,15 +215,20 @@ func (s *Store) match(h head) error {
 
 // close closes the files that are open.
 func (s *Store) close() error {
-	var err error
 	// The state before the log, whose lock keeps others out.
-	if s.state != nil {
-		err = s.state.close()
-	}
+	err := s.closeState()
 	if s.log != nil {
 		err = errors.Join(err, s.log.close())
 	}
 	return err
+}
+
+// closeState may be called again.
+func (s *Store) closeState() error {
+	if s.state == nil {
+		return nil
+	}
+	return s.state.close()
 }
 
 // fail makes the store stop because of err. The first call counts.

@@ -255,6 +255,10 @@ func (r *streamReader) record() (key, value []byte, more bool) {
 		if end := r.take(sumSize); r.err == nil && binary.LittleEndian.Uint32(end) != sum {
 			r.fail(errChecksum)
 		}
+		// A compressed source checks its own sum when it comes to its end.
+		if _, err := r.source.ReadByte(); !errors.Is(err, io.EOF) {
+			r.fail(fmt.Errorf("something follows its end (%w)", err))
+		}
 	default:
 		r.fail(errMalformed)
 	}

@@ -85,3 +85,8 @@ func (m *metrics) watching(q *request) func() {
 	gauge.Inc()
 	return gauge.Dec
 }
+
+// Register adds figures of other parts of the server to /metrics.
+func (s *Server) Register(collectors ...prometheus.Collector) {
+	s.metrics.registry.MustRegister(collectors...)
+}

@@ -1,5 +1,6 @@
-// Package backup keeps snapshots of the cluster in a folder: the whole store as
-// of one revision and the keys without which it is of no use.
+// Package backup keeps snapshots of the cluster in a folder, and copies of them
+// in S3: the whole store as of one revision and the keys without which it is of
+// no use.
 package backup
 
 import (
@@ -10,14 +11,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+
+	"orch/internal/joining"
 )
 
 // A snapshot is one zstd frame, whose checksum covers all of it:
@@ -33,57 +36,56 @@ const suffix = ".orch"
 
 // Header says what is in a snapshot.
 type Header struct {
-	Name    string            `json:"name"`
-	Created time.Time         `json:"created"`
-	Server  string            `json:"server"` // that took it
-	Version string            `json:"version"`
-	Group   string            `json:"group"` // see store.Group
-	Keys    map[string][]byte `json:"keys"`  // files under <data-dir>/server
+	Name     string            `json:"name"`
+	Created  time.Time         `json:"created"`
+	Server   string            `json:"server"` // that took it
+	Version  string            `json:"version"`
+	Group    string            `json:"group"` // see store.Group
+	Keys     map[string][]byte `json:"keys"`  // files under <data-dir>/server
+	Settings *joining.Settings `json:"settings,omitempty"`
 }
 
-// Info is an entry of a list of snapshots.
-type Info struct {
-	Name     string    `json:"name"`
-	Path     string    `json:"path"`
-	Created  time.Time `json:"created"`
-	Size     int64     `json:"size"` // bytes
-	Revision int64     `json:"revision,omitempty"`
-}
+// Progress is told how many bytes of how many are done.
+type Progress func(done, total int64)
 
 // Store is what is backed up.
 type Store interface {
-	Backup(ctx context.Context, w io.Writer) (revision int64, err error)
+	Backup(ctx context.Context, w io.Writer, progress func(done, total int64)) (revision int64, err error)
 	Group() string
 }
 
 var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{0,199}$`)
 
-// ErrExists says that there is a snapshot of that name already.
-var ErrExists = errors.New("there is a snapshot of that name already")
+// Errors of Save.
+var (
+	ErrExists  = errors.New("there is a snapshot of that name already")
+	ErrBadName = errors.New("use letters, digits, dots and dashes for the name of a snapshot")
+)
 
 // Save writes a snapshot into dir. It is there wholly or not at all.
-func Save(ctx context.Context, dir string, h Header, s Store) (Info, error) {
+func Save(ctx context.Context, dir string, h Header, s Store, progress Progress) (Info, error) {
+	return save(ctx, dir, h, s, progress, nil)
+}
+
+// save calls beforehand, if not nil, with the path just before the snapshot
+// appears there.
+func save(ctx context.Context, dir string, h Header, s Store, progress Progress, beforehand func(path string) error) (Info, error) {
 	if !validName.MatchString(h.Name) {
-		return Info{}, fmt.Errorf("snapshot name %q: use letters, digits, dots and dashes", h.Name)
+		return Info{}, fmt.Errorf("snapshot %q: %w", h.Name, ErrBadName)
 	}
 	h.Group = s.Group()
 	path := filepath.Join(dir, h.Name+suffix)
 	if _, err := os.Stat(path); err == nil {
 		return Info{}, fmt.Errorf("%w: %s", ErrExists, h.Name)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return Info{}, err
-	}
-	file, err := os.CreateTemp(dir, ".*.partial") // mode 0600: there are keys in it
+	var revision int64
+	err := writeWhole(dir, path, func(file *os.File) (err error) {
+		if revision, err = write(ctx, file, h, s, progress); err == nil && beforehand != nil {
+			err = beforehand(path)
+		}
+		return err
+	})
 	if err != nil {
-		return Info{}, err
-	}
-	defer os.Remove(file.Name()) // fails harmlessly after the rename
-	revision, err := write(ctx, file, h, s)
-	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
-		return Info{}, fmt.Errorf("save snapshot %s: %w", h.Name, err)
-	}
-	if err := errors.Join(os.Rename(file.Name(), path), syncDir(dir)); err != nil {
 		return Info{}, fmt.Errorf("save snapshot %s: %w", h.Name, err)
 	}
 	info, err := infoOf(path)
@@ -91,7 +93,28 @@ func Save(ctx context.Context, dir string, h Header, s Store) (Info, error) {
 	return info, err
 }
 
-func write(ctx context.Context, w io.Writer, h Header, s Store) (int64, error) {
+// writeWhole makes the file at path, in dir, so that it is there wholly or not
+// at all. Its mode is 0600: there are keys in it.
+func writeWhole(dir, path string, fill func(*os.File) error) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	file, err := os.CreateTemp(dir, partialPattern)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(file.Name()) // fails harmlessly after the rename
+	err = fill(file)
+	if err == nil {
+		err = file.Sync()
+	}
+	if err = errors.Join(err, file.Close()); err != nil {
+		return err
+	}
+	return errors.Join(os.Rename(file.Name(), path), syncDir(dir))
+}
+
+func write(ctx context.Context, w io.Writer, h Header, s Store, progress Progress) (int64, error) {
 	header, err := json.Marshal(h)
 	if err != nil {
 		return 0, err
@@ -104,15 +127,18 @@ func write(ctx context.Context, w io.Writer, h Header, s Store) (int64, error) {
 	if _, err := z.Write(append(start, header...)); err != nil {
 		return 0, err
 	}
-	revision, err := s.Backup(ctx, z)
+	revision, err := s.Backup(ctx, z, progress)
 	return revision, errors.Join(err, z.Close())
 }
 
 // Reader reads a snapshot: the header first, the state from Read.
 type Reader struct {
 	Header
+	Path     string
+	Progress Progress // told how much of the file was read; nil: nobody
 	*zstd.Decoder
-	file *os.File
+	file       *os.File
+	done, size int64
 }
 
 // maxHeader bounds what a damaged file can make us read.
@@ -122,20 +148,43 @@ const maxHeader = 16 << 20
 func Open(dir, name string) (*Reader, error) {
 	path := name
 	if !strings.ContainsRune(name, '/') {
-		path = filepath.Join(dir, strings.TrimSuffix(name, suffix)+suffix)
+		var err error
+		if path, err = pathOf(dir, name); err != nil {
+			return nil, err
+		}
 	}
 	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: no file %s", ErrNotFound, path)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open snapshot: %w", err)
 	}
-	r := &Reader{file: file}
-	if r.Decoder, err = zstd.NewReader(file, zstd.WithDecoderConcurrency(1)); err == nil {
+	r := &Reader{file: file, Path: path}
+	stat, err := file.Stat()
+	if err == nil {
+		r.size = stat.Size()
+		r.Decoder, err = zstd.NewReader(fileReader{r}, zstd.WithDecoderConcurrency(1))
+	}
+	if err == nil {
 		err = r.readHeader()
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s is not a whole and sound snapshot: %w", path, err), file.Close())
 	}
 	return r, nil
+}
+
+// fileReader counts what is read from the file.
+type fileReader struct{ r *Reader }
+
+func (f fileReader) Read(b []byte) (int, error) {
+	n, err := f.r.file.Read(b)
+	f.r.done += int64(n)
+	if f.r.Progress != nil {
+		f.r.Progress(f.r.done, f.r.size)
+	}
+	return n, err
 }
 
 func (r *Reader) readHeader() error {
@@ -163,44 +212,28 @@ func (r *Reader) Close() error {
 	return r.file.Close()
 }
 
-// List gives the snapshots in dir, oldest first.
-func List(dir string) ([]Info, error) {
-	paths, err := filepath.Glob(filepath.Join(dir, "*"+suffix))
+// Find opens a snapshot to restore it: by its name, from dir or else from S3, or
+// by its path. All of it has been read once, so that it is known to be whole.
+func Find(ctx context.Context, dir, name string, where S3, progress Progress) (*Reader, error) {
+	r, err := Open(dir, name)
+	if errors.Is(err, ErrNotFound) && !strings.ContainsRune(name, '/') && where.Used() {
+		var bucket *Bucket
+		if bucket, err = NewBucket(where); err != nil {
+			return nil, err
+		}
+		var path string
+		if path, err = bucket.Fetch(ctx, name, dir, progress); err != nil {
+			return nil, err
+		}
+		r, err = Open(dir, path)
+	}
 	if err != nil {
 		return nil, err
 	}
-	var list []Info
-	for _, path := range paths {
-		info, err := infoOf(path)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, info)
+	_, err = io.Copy(io.Discard, r)
+	path := r.Path
+	if err = errors.Join(err, r.Close()); err != nil {
+		return nil, fmt.Errorf("%s is not a whole and sound snapshot: %w", path, err)
 	}
-	slices.SortFunc(list, func(a, b Info) int { return a.Created.Compare(b.Created) })
-	return list, nil
-}
-
-func infoOf(path string) (Info, error) {
-	stat, err := os.Stat(path)
-	if err != nil {
-		return Info{}, err
-	}
-	return Info{Name: strings.TrimSuffix(filepath.Base(path), suffix), Path: path, Created: stat.ModTime(), Size: stat.Size()}, nil
-}
-
-// Delete removes a snapshot.
-func Delete(dir, name string) error {
-	if !validName.MatchString(name) {
-		return fmt.Errorf("snapshot name %q: use letters, digits, dots and dashes", name)
-	}
-	return os.Remove(filepath.Join(dir, strings.TrimSuffix(name, suffix)+suffix))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return Open(dir, path)
 }
