@@ -26,6 +26,7 @@ func checkCommand() *cli.Command {
 		Usage: "tell what this machine lacks to run orch, and what mends it",
 		Flags: []cli.Flag{
 			dataDirFlag(),
+			&cli.StringFlag{Name: "for", Value: "server", Usage: "what the machine shall be: server or agent"},
 			&cli.IntFlag{Name: "https-listen-port", Value: 6443, Usage: "`port` that orch server will listen on", EnvVars: env("https-listen-port")},
 		},
 		Action: runCheck,
@@ -40,8 +41,16 @@ type hostCheck struct {
 }
 
 func runCheck(c *cli.Context) error {
+	checks := hostChecks(c.String("data-dir"))
+	switch role := c.String("for"); role {
+	case "server":
+		checks = append(checks, portCheck(c.String("data-dir"), c.Int("https-listen-port")))
+	case "agent": // listens on no port
+	default:
+		return fmt.Errorf("--for %q: use server or agent", role)
+	}
 	failed := 0
-	for _, check := range hostChecks(c.String("data-dir"), c.Int("https-listen-port")) {
+	for _, check := range checks {
 		err := check.problem(c.Context)
 		switch {
 		case err == nil:
@@ -61,14 +70,17 @@ func runCheck(c *cli.Context) error {
 
 func indent(err error) string { return strings.ReplaceAll(err.Error(), "\n", "\n      ") }
 
-func hostChecks(dataDir string, port int) []hostCheck {
+func portCheck(dataDir string, port int) hostCheck {
+	return hostCheck{name: fmt.Sprintf("TCP port %d", port), problem: func(context.Context) error { return checkPort(dataDir, port) }}
+}
+
+func hostChecks(dataDir string) []hostCheck {
 	return []hostCheck{
 		{name: "root", problem: checkRoot},
 		{name: "iptables and network", problem: checkNetwork},
 		{name: "cgroups", problem: func(context.Context) error { return checkCgroups("/proc/self/mounts", "/sys/fs/cgroup") }},
 		{name: "data directory", problem: func(context.Context) error { return checkDataDir(dataDir) }},
 		{name: "overlayfs", advisory: true, problem: func(context.Context) error { return checkOverlay(dataDir) }},
-		{name: fmt.Sprintf("TCP port %d", port), problem: func(context.Context) error { return checkPort(dataDir, port) }},
 		{name: "swap", advisory: true, problem: func(context.Context) error { return checkSwap("/proc/swaps") }},
 	}
 }

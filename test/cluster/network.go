@@ -52,8 +52,17 @@ func (n *Network) connect(namespace, veth, address string) error {
 // dialIn makes a connection that belongs to the network namespace. A socket
 // keeps the namespace it was made in, so the caller may use it from anywhere.
 func dialIn(ctx context.Context, namespace, network, address string) (conn net.Conn, err error) {
-	var dialing sync.WaitGroup
-	dialing.Go(func() {
+	err = inNamespace(namespace, func() (err error) {
+		conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
+		return err
+	})
+	return conn, err
+}
+
+// inNamespace runs do on a thread that is in the network namespace.
+func inNamespace(namespace string, do func() error) (err error) {
+	var inside sync.WaitGroup
+	inside.Go(func() {
 		// Never unlocked: the thread that went into the namespace ends with the
 		// goroutine.
 		goruntime.LockOSThread()
@@ -63,14 +72,14 @@ func dialIn(ctx context.Context, namespace, network, address string) (conn net.C
 		}
 		defer handle.Close()
 		if err = netns.Set(handle); err == nil {
-			conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
+			err = do()
 		}
 	})
-	dialing.Wait()
+	inside.Wait()
 	if err != nil {
-		return nil, fmt.Errorf("from network namespace %s: %w", namespace, err)
+		return fmt.Errorf("in network namespace %s: %w", namespace, err)
 	}
-	return conn, nil
+	return nil
 }
 
 func run(commands ...string) error {
@@ -81,4 +90,14 @@ func run(commands ...string) error {
 		}
 	}
 	return nil
+}
+
+// Listen listens beside the bridge, at 10.99.0.1: all nodes reach it.
+func (n *Network) Listen(port int) (net.Listener, error) {
+	var listener net.Listener
+	err := inNamespace(n.Namespace, func() (err error) {
+		listener, err = net.Listen("tcp", fmt.Sprintf("10.99.0.1:%d", port))
+		return err
+	})
+	return listener, err
 }

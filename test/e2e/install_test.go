@@ -1,116 +1,283 @@
 package e2e
 
 import (
-	"context"
+	"crypto/sha256"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	goruntime "runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
-	"time"
 
 	"orch/test/cluster"
 )
 
-// sandbox is a machine of its own to the install script: its network is a
-// node's, and what it writes to /etc, /usr/local, /var and /run goes to layers
-// that vanish with it.
-type sandbox struct {
-	*testing.T
-	node   *cluster.Node
-	holder *exec.Cmd // keeps the mount namespace
-}
-
-func newSandbox(t *testing.T) *sandbox {
+func installer(t *testing.T) string {
 	t.Helper()
-	b := &sandbox{T: t, node: unstarted(t)}
-	layers := filepath.Join(b.node.Dir, "layers")
-	script := "set -e\n"
-	for _, dir := range []string{"etc", "usr/local", "var", "run"} {
-		upper, work := filepath.Join(layers, dir, "upper"), filepath.Join(layers, dir, "work")
-		script += fmt.Sprintf("mkdir -p %s %s; mount -t overlay overlay -o lowerdir=/%s,upperdir=%s,workdir=%s /%s\n", upper, work, dir, upper, work, dir)
-	}
-	b.holder = b.node.Command(context.Background(), "unshare", "-m", "sh", "-c", script+"echo ready\nexec sleep infinity")
-	out, err := b.holder.StdoutPipe()
+	path, err := filepath.Abs("../../scripts/install.sh")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := b.holder.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = b.holder.Process.Kill()
-		_ = b.holder.Wait()
-	})
-	if n, err := out.Read(make([]byte, 16)); n == 0 {
-		t.Fatalf("the sandbox did not come up: %v", err)
-	}
-	return b
+	return path
 }
 
-// try runs a shell command in the sandbox.
-func (b *sandbox) try(command string) (string, error) {
-	ctx, cancel := context.WithTimeout(b.Context(), 3*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "nsenter", "-m", "-n", "-t", fmt.Sprint(b.holder.Process.Pid), "sh", "-c", command)
-	cmd.Env = append(os.Environ(), "ORCH_BIN="+b.node.Orch, "ORCH_DATA_DIR="+b.node.DataDir())
-	cmd.WaitDelay = time.Second // the server that the script leaves behind may hold the pipe
-	out, err := cmd.CombinedOutput()
-	return strings.TrimSpace(string(out)), err
+// foreign are things of others on the machine, and how to see that they are
+// still there.
+var foreign = []struct{ make, check string }{
+	{"iptables -t nat -N KUBE-MINE; iptables -t nat -A OUTPUT -m comment --comment 'not for -j ORCH-x' -j KUBE-MINE",
+		"iptables-save -t nat | grep -- '-j KUBE-MINE'"},
+	{"nft add table ip orchard", "nft list table ip orchard"},
+	{"ip link add orchard0 type bridge", "ip link show orchard0"},
+	{"ip netns add foreign-$$ && ls /run/netns | grep foreign >/run/mine", "ls /run/netns | grep -f /run/mine"},
+	{"mkdir -p /run/mine.d && mount -t tmpfs mine /run/mine.d", "grep /run/mine.d /proc/self/mounts"},
+	{"setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >/run/sleeper", "kill -0 $(cat /run/sleeper)"},
+	{"mkdir -p $ORCH_DATA_DIR/mine /etc/orch; touch /etc/orch/mine.yaml", "ls $ORCH_DATA_DIR/mine /etc/orch/mine.yaml"},
 }
 
-func (b *sandbox) run(command string) string {
-	b.Helper()
-	out, err := b.try(command)
-	if err != nil {
-		b.Fatalf("%s: %v\n%s", command, err, out)
-	}
-	return out
-}
-
-// TestInstall is the README's first command on a machine without systemd, then
-// an upgrade under running pods, then the way back.
+// TestInstall is a machine without an init system: install, run again, upgrade
+// under a running pod, kill all, start again, uninstall.
 func TestInstall(t *testing.T) {
 	t.Parallel()
-	if _, err := os.Stat("/run/systemd/system"); err == nil {
-		t.Skip("this machine's systemd would be asked to start the service")
-	}
 	b := newSandbox(t)
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
+	t.Cleanup(func() { _, _ = b.try("ip netns del $(cat /run/mine)") })
+	for _, f := range foreign {
+		b.run(f.make)
 	}
-	install := root + "/scripts/install.sh"
-	if out := b.run(install); !strings.Contains(out, " Ready ") || !strings.Contains(out, "create deployment hello") {
+	install, from := installer(t), "ORCH_BIN="+b.node.Orch
+	if out := b.run(install, from); !strings.Contains(out, " Ready ") || !strings.Contains(out, "create deployment hello") {
 		t.Errorf("install.sh printed:\n%s", out)
 	}
-	if out := b.run("/usr/local/bin/orch kubectl get nodes"); !strings.Contains(out, " Ready ") {
-		t.Errorf("nodes: %s", out)
-	}
-	if mode := b.run("stat -c %a /etc/orch/kubeconfig.yaml"); mode != "600" {
-		t.Errorf("mode of the kubeconfig: %s", mode)
+	if mode := b.run("stat -c %a /etc/orch/kubeconfig.yaml /etc/orch/orch.env"); mode != "600\n600" {
+		t.Errorf("modes of kubeconfig and settings: %s", mode)
 	}
 	b.run("orch kubectl create deployment hello --image=orch.local/hello && orch kubectl rollout status deployment/hello --timeout=60s")
-	before, err := b.node.Processes()
+	pods, orch := b.pods(), b.orch()
+	if out := b.run(install, from); !strings.Contains(out, "nothing changed") || b.orch() != orch {
+		t.Errorf("a second run printed:\n%s\norch was process %s and is %s", out, orch, b.orch())
+	}
+
+	upgrade := b.node.Dir + "/orch-next"
+	b.run("cp " + b.node.Orch + " " + upgrade + " && echo >>" + upgrade)
+	b.run(install, "ORCH_BIN="+upgrade)
+	if now := b.orch(); now == orch || now == "" {
+		t.Errorf("orch was process %s before the upgrade and is %q", orch, now)
+	}
+	// A shim may be running a helper just then; what ran before must still run.
+	if after := b.pods(); slices.ContainsFunc(pods, func(pid int) bool { return !slices.Contains(after, pid) }) {
+		t.Errorf("processes of pods before and after an upgrade: %v, %v", pods, after)
+	}
+
+	b.run("orch-killall.sh")
+	b.checkStopped()
+	b.run(install, "ORCH_BIN="+upgrade)
+	b.run("orch kubectl wait --for=condition=Ready pod -l app=hello --timeout=60s")
+
+	out := b.run("orch-uninstall.sh")
+	b.checkStopped()
+	if !strings.Contains(out, "mine.yaml") || !strings.Contains(out, "data/mine") {
+		t.Errorf("uninstalling does not tell what it kept:\n%s", out)
+	}
+	if out, err := b.try("ls -d /usr/local/bin/*orch* /etc/orch/kubeconfig.yaml /etc/orch/orch.env /var/log/orch* /run/orch* $ORCH_DATA_DIR/[!m]* 2>/dev/null"); err == nil || out != "" {
+		t.Errorf("files after uninstalling: %s", out)
+	}
+	for _, f := range foreign {
+		if out, err := b.try(f.check); err != nil {
+			t.Errorf("gone with orch: %s (%v %s)", f.make, err, out)
+		}
+	}
+}
+
+// checkStopped finds nothing of orch that runs or is set up.
+func (b *sandbox) checkStopped() {
+	b.Helper()
+	if left := b.pods(); len(left) > 0 {
+		b.Errorf("processes of pods: %v", left)
+	}
+	if pid := b.orch(); pid != "" {
+		b.Errorf("orch runs: %s", pid)
+	}
+	for _, look := range []string{
+		"iptables-save | grep -v 'not for' | grep ORCH", "nft list tables | grep -x 'table ip orch'",
+		"ip -o link | grep -E ' (orch0|orch-vxlan|veth)'", "ip route show type unreachable | grep .",
+		"ls -d /sys/fs/cgroup/*/kubepods/*/pod* /sys/fs/cgroup/*/kubepods/pod* 2>/dev/null | grep -F \"$(ls $ORCH_DATA_DIR/agent/pods 2>/dev/null || echo none)\"",
+		"grep $ORCH_DATA_DIR/ /proc/self/mounts",
+	} {
+		if out, err := b.try(look); err == nil {
+			b.Errorf("still there: %s\n%s", look, out)
+		}
+	}
+}
+
+// release makes a folder as `make release` does, of the executable under test.
+func release(t *testing.T, orch string) string {
+	t.Helper()
+	dir := t.TempDir()
+	name := "orch-" + goruntime.GOARCH
+	for _, version := range []string{"v1", "bad"} {
+		if err := os.MkdirAll(filepath.Join(dir, version), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(orch, filepath.Join(dir, version, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file, err := os.Open(orch)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.run(install)
-	// A shim may be running a helper just then; what ran before must still run.
-	after, err := b.node.Processes()
-	if err != nil || slices.ContainsFunc(before, func(pid int) bool { return !slices.Contains(after, pid) }) {
-		t.Errorf("processes of pods before and after an upgrade: %v, %v (%v)", before, after, err)
+	defer file.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, file); err != nil {
+		t.Fatal(err)
 	}
-	b.run(root + "/scripts/uninstall.sh --purge")
-	if left, err := b.node.Processes(); err != nil || len(left) > 0 {
-		t.Errorf("processes after uninstalling: %v (%v)", left, err)
+	script, err := os.ReadFile(installer(t))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if out := b.run("iptables-save; ip -o link"); strings.Contains(out, "ORCH") || strings.Contains(out, "orch") {
-		t.Errorf("network after uninstalling:\n%s", out)
+	for path, content := range map[string]string{
+		"v1/sha256sums.txt":  fmt.Sprintf("%x  %s\n", sum.Sum(nil), name),
+		"bad/sha256sums.txt": fmt.Sprintf("%x  %s\n", sha256.Sum256(nil), name),
+		"channels/stable":    "v1\n",
+		"install.sh":         string(script),
+	} {
+		path = filepath.Join(dir, path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if out, err := b.try("ls /usr/local/bin/orch /etc/orch/kubeconfig.yaml " + b.node.DataDir()); err == nil {
-		t.Errorf("files after uninstalling: %s", out)
+	return dir
+}
+
+// TestInstallOverHTTP has two machines install from a place of releases: a
+// server under systemd, and a node that joins it under OpenRC.
+func TestInstallOverHTTP(t *testing.T) {
+	t.Parallel()
+	server, agent := newSandbox(t), newSandbox(t)
+	server.fakeSystemd()
+	agent.fakeOpenRC()
+	listener, err := network.Listen(0)
+	if err != nil {
+		t.Fatal(err)
 	}
+	web := &http.Server{Handler: http.FileServer(http.Dir(release(t, server.node.Orch)))}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = web.Serve(listener) })
+	t.Cleanup(func() {
+		_ = web.Close()
+		serving.Wait()
+	})
+	url := "http://" + listener.Addr().String()
+	curl, from := "curl -sfL "+url+"/install.sh | sh -s - ", "ORCH_RELEASES="+url
+
+	if out, err := server.try(curl, from, "ORCH_VERSION=bad"); err == nil || !strings.Contains(out, "the checksum of orch-") {
+		t.Errorf("with a wrong checksum: %v\n%s", err, out)
+	}
+	if out, err := server.try(curl, from, "ORCH_CHANNEL=nightly"); err == nil || !strings.Contains(out, "cannot download "+url+"/channels/nightly") {
+		t.Errorf("with a channel that is not there: %v\n%s", err, out)
+	}
+	if out, err := server.try(curl+"--nod-name a", from); err == nil || !strings.Contains(out, "orch server has no flag --nod-name") {
+		t.Errorf("with a flag that is not there: %v\n%s", err, out)
+	}
+	if out, err := server.try("ls /usr/local/bin/*orch*"); err == nil {
+		t.Errorf("files of an installation that failed: %s", out)
+	}
+
+	out := server.run(curl+"server --node-label zone=a --node-label=rack=2 --token sesame-$((40+2))", from)
+	if !strings.Contains(out, " Ready ") {
+		t.Errorf("install.sh printed:\n%s", out)
+	}
+	if calls := server.run("cat /var/log/systemctl.calls"); !strings.Contains(calls, "daemon-reload\nenable -q orch\nrestart --no-block orch") {
+		t.Errorf("systemctl was called with:\n%s", calls)
+	}
+	if out := server.run("orch kubectl get nodes -l zone=a,rack=2 -o name"); out != "node/"+server.node.Name {
+		t.Errorf("nodes with the labels that were given: %q", out)
+	}
+
+	token := strings.TrimSpace(server.run("cat $ORCH_DATA_DIR/server/agent-token"))
+	join := "ORCH_URL=https://" + server.node.IP + ":6443"
+	if out, err := agent.try(curl, from, join); err == nil || !strings.Contains(out, "needs ORCH_TOKEN") {
+		t.Errorf("without a token: %v\n%s", err, out)
+	}
+	if out, err := agent.try(curl, from, join, "ORCH_TOKEN="+token+"x"); err == nil || !strings.Contains(out, "the token's secret is wrong") {
+		t.Errorf("with a wrong token: %v\n%s", err, out)
+	}
+	agent.run(curl, from, join, "ORCH_TOKEN="+token)
+	if calls := agent.run("cat /var/log/rc.calls"); !strings.Contains(calls, "rc-update -q add orch default\nrc-service orch restart") {
+		t.Errorf("OpenRC was called with:\n%s", calls)
+	}
+	server.run("orch kubectl wait --for=condition=Ready node/" + agent.node.Name + " --timeout=30s")
+	for b, secret := range map[*sandbox]string{server: "sesame-42", agent: token} {
+		b.write("/run/secret", secret)
+		if out, err := b.try("grep -rlaF -f /run/secret /etc/systemd /etc/init.d /var/log /proc/[0-9]*/cmdline 2>/dev/null"); err == nil {
+			t.Errorf("the token can be read in %s", out)
+		}
+		if mode := b.run("stat -c %a /etc/orch/orch.env"); mode != "600" {
+			t.Errorf("mode of the settings: %s", mode)
+		}
+	}
+	// Settings stay when it is run again without any.
+	pid := agent.orch()
+	if out := agent.run(curl, from); !strings.Contains(out, "nothing changed") || agent.orch() != pid {
+		t.Errorf("a second run printed:\n%s", out)
+	}
+	if out, err := agent.try(curl+"server", from); err == nil || !strings.Contains(out, "this machine runs orch agent") {
+		t.Errorf("as something else: %v\n%s", err, out)
+	}
+	for _, b := range []*sandbox{agent, server} {
+		b.run("orch-uninstall.sh")
+		b.checkStopped()
+		if out, err := b.try("ls -d /etc/orch /etc/systemd/system/orch* /etc/init.d/orch /usr/local/bin/orch* $ORCH_DATA_DIR 2>/dev/null"); err == nil || out != "" {
+			t.Errorf("files after uninstalling: %s", out)
+		}
+	}
+}
+
+// TestInstallWithoutNetwork installs from a folder that holds an archive of an
+// image as well.
+func TestInstallWithoutNetwork(t *testing.T) {
+	t.Parallel()
+	b := newSandbox(t)
+	folder := filepath.Join(release(t, b.node.Orch), "v1")
+	rootfs := t.TempDir()
+	if err := os.WriteFile(rootfs+"/hello", []byte("world"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	image := cluster.Image{Ref: "test.local/airgap:1", Rootfs: rootfs, Entrypoint: []string{"/hello"}}
+	if err := image.WriteArchive(folder + "/airgap.tar"); err != nil {
+		t.Fatal(err)
+	}
+	script, err := os.ReadFile(installer(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(folder+"/install.sh", script, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b.run("ip route del default && " + folder + "/install.sh")
+	if out := b.run("orch images list"); !strings.Contains(out, "test.local/airgap") {
+		t.Errorf("images: %s", out)
+	}
+	if path, err := exec.LookPath("shellcheck"); err == nil {
+		b.run(path + " /usr/local/bin/orch-killall.sh /usr/local/bin/orch-uninstall.sh")
+	} else {
+		t.Log("shellcheck is not installed: the scripts that install.sh writes were not checked")
+	}
+	// A damaged copy is refused.
+	if err := os.WriteFile(folder+"/sha256sums.txt", fmt.Appendf(nil, "%064d  orch-%s\n", 0, goruntime.GOARCH), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := b.try(folder + "/install.sh"); err == nil || !strings.Contains(out, "damaged or was tampered with") {
+		t.Errorf("with a wrong checksum: %v\n%s", err, out)
+	}
+	b.run("orch-uninstall.sh --keep-data")
+	b.checkStopped()
+	b.run("ls $ORCH_DATA_DIR/server")
 }
