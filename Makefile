@@ -32,6 +32,23 @@ build: assets ## build bin/orch (the default)
 install: build ## copy bin/orch to /usr/local/bin
 	install -m 755 bin/orch /usr/local/bin/orch
 
+# dist/ is laid out as install.sh looks for it: serve it as it is at RELEASES.
+RELEASES  ?=
+CHANNEL   ?= stable
+ARCHS     ?= amd64 arm64
+DIST       = dist/$(VERSION)
+release: prerequisites ## build dist/: executables for ARCHS, checksums, install.sh that downloads from RELEASES
+	@mkdir -p $(DIST) dist/channels
+	@for arch in $(ARCHS); do \
+		$(GO) run ./runtime/embedded/build -arch $$arch || exit 1; \
+		overlay=; [ $$arch = $$($(GO) env GOHOSTARCH) ] || overlay="-overlay bin/embedded-$$arch/overlay.json"; \
+		echo "release: orch $(VERSION) for $$arch"; \
+		CGO_ENABLED=0 GOARCH=$$arch $(GO) build -trimpath $$overlay -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(DIST)/orch-$$arch . || exit 1; \
+	done
+	@sed 's|^default_releases=.*|default_releases=$(RELEASES)|' scripts/install.sh >dist/install.sh && chmod 755 dist/install.sh && cp dist/install.sh $(DIST)/
+	@cd $(DIST) && sha256sum orch-* install.sh >sha256sums.txt && cat sha256sums.txt
+	@echo $(VERSION) >dist/channels/$(CHANNEL)
+
 test: build ## run every test: unit tests under the race detector, then end to end
 	$(GO) test $(TESTFLAGS) -timeout 15m $(ROOMS)
 	$(MAKE) test-e2e
@@ -62,6 +79,6 @@ cluster: build ## start SERVERS and AGENTS on this machine, each in its own netw
 	ORCH=$(CURDIR)/bin/orch $(GO) run ./test/cluster/up -servers $(SERVERS) -agents $(AGENTS)
 
 clean: ## remove what was built
-	rm -rf bin runtime/embedded/assets/*.zst
+	rm -rf bin dist runtime/embedded/assets/*.zst
 
-.PHONY: help prerequisites assets build install test test-e2e test-short lint bench conformance cluster clean
+.PHONY: help prerequisites assets build install release test test-e2e test-short lint bench conformance cluster clean

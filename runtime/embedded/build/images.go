@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
-	"runtime"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -22,16 +21,18 @@ type image struct {
 	refs    []string // full names, tags included
 	program string   // path of the executable
 	ports   []string
+	arch    string
 }
 
 func (t tree) images() []image {
 	return []image{
-		{archive: "pause.tar", refs: []string{"orch.local/pause:1"}, program: filepath.Join(t.work, "pause")},
+		{archive: "pause.tar", refs: []string{"orch.local/pause:1"}, program: filepath.Join(t.work, "pause"), arch: t.arch},
 		{
 			archive: "hello.tar",
 			refs:    []string{"orch.local/hello:latest", "orch.local/hello:1.0", "orch.local/hello:2.0"},
 			program: filepath.Join(t.work, "hello"),
 			ports:   []string{"8080/tcp"},
+			arch:    t.arch,
 		},
 	}
 }
@@ -102,7 +103,7 @@ func (m image) config(diffID digest.Digest) ocispec.Image {
 	created := time.Unix(0, 0).UTC()
 	return ocispec.Image{
 		Created:  &created,
-		Platform: ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH},
+		Platform: ocispec.Platform{OS: "linux", Architecture: m.arch},
 		Config: ocispec.ImageConfig{
 			// The user is 65535 as for upstream's pause image: any but root.
 			User:         "65535:65535",

@@ -1,6 +1,9 @@
 // Command build makes the assets that the orch executable embeds, from sources
 // and pinned modules alone, and only when something they are made of changed.
 // Run it from anywhere in the checkout: go run ./runtime/embedded/build
+//
+// With -arch it builds for another architecture, beside those of this machine,
+// and leaves an overlay file with which go build embeds them instead.
 package main
 
 import (
@@ -9,6 +12,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -24,7 +28,9 @@ import (
 )
 
 func main() {
-	if err := run(context.Background()); err != nil {
+	arch := flag.String("arch", runtime.GOARCH, "architecture to build for: amd64 or arm64")
+	flag.Parse()
+	if err := run(context.Background(), *arch); err != nil {
 		fmt.Fprintln(os.Stderr, "assets:", err)
 		os.Exit(1)
 	}
@@ -33,9 +39,10 @@ func main() {
 // tree names the folders the build reads and writes.
 type tree struct {
 	root, source, assets, work string
+	arch                       string // that is built for
 }
 
-func run(ctx context.Context) error {
+func run(ctx context.Context, arch string) error {
 	root, err := moduleRoot(ctx)
 	if err != nil {
 		return err
@@ -45,6 +52,11 @@ func run(ctx context.Context) error {
 		source: filepath.Join(root, "runtime/embedded/build"),
 		assets: filepath.Join(root, "runtime/embedded/assets"),
 		work:   filepath.Join(root, "bin/embedded"),
+		arch:   arch,
+	}
+	if t.cross() {
+		t.work += "-" + arch
+		t.assets = filepath.Join(t.work, "assets")
 	}
 	inputs, err := t.inputs()
 	if err != nil {
@@ -54,17 +66,40 @@ func run(ctx context.Context) error {
 		return nil
 	}
 	start := time.Now()
-	fmt.Fprintln(os.Stderr, "assets: building runc, the shim, the CNI helper and the embedded images")
+	fmt.Fprintf(os.Stderr, "assets: building runc, the shim, the CNI helper and the embedded images for %s\n", arch)
 	manifest, err := t.build(ctx)
 	if err != nil {
 		return err
 	}
 	manifest.Inputs = inputs
+	if t.cross() {
+		if err := t.writeOverlay(manifest); err != nil {
+			return err
+		}
+	}
 	if err := writeManifest(filepath.Join(t.assets, embedded.ManifestName), manifest); err != nil {
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "assets: done in %s\n", time.Since(start).Round(100*time.Millisecond))
 	return nil
+}
+
+// cross tells whether this machine cannot run what is built.
+func (t tree) cross() bool { return t.arch != runtime.GOARCH }
+
+// writeOverlay writes what makes go build -overlay embed these assets in place
+// of those that it finds in the checkout.
+func (t tree) writeOverlay(m *embedded.Manifest) error {
+	replaced := filepath.Join(t.root, "runtime/embedded/assets")
+	paths := map[string]string{filepath.Join(replaced, embedded.ManifestName): filepath.Join(t.assets, embedded.ManifestName)}
+	for _, f := range append(m.Programs, m.Images...) {
+		paths[filepath.Join(replaced, f.Name+embedded.Suffix)] = filepath.Join(t.assets, f.Name+embedded.Suffix)
+	}
+	data, err := json.Marshal(map[string]any{"Replace": paths})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(t.work, "overlay.json"), data, 0o644)
 }
 
 func moduleRoot(ctx context.Context) (string, error) {
@@ -96,8 +131,10 @@ func (t tree) upToDate(inputs string) bool {
 // build makes every program and image, compresses them into the assets folder
 // and gives the manifest that names them.
 func (t tree) build(ctx context.Context) (*embedded.Manifest, error) {
-	if err := os.MkdirAll(t.work, 0o755); err != nil {
-		return nil, err
+	for _, dir := range []string{t.work, t.assets} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
 	}
 	if err := removeOld(t.assets); err != nil {
 		return nil, err
@@ -177,7 +214,7 @@ func writeManifest(path string, m *embedded.Manifest) error {
 // rooms count as a whole: the Go build cache makes a needless rebuild cheap.
 func (t tree) inputs() (string, error) {
 	sum := sha256.New()
-	fmt.Fprintln(sum, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	fmt.Fprintln(sum, runtime.Version(), runtime.GOOS, t.arch)
 	for _, path := range []string{"go.mod", "go.sum", "runtime/embedded/build", "netproxy", "internal"} {
 		err := filepath.WalkDir(filepath.Join(t.root, path), func(path string, d os.DirEntry, err error) error {
 			if errors.Is(err, os.ErrNotExist) {

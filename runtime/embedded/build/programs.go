@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 )
 
 // program is one executable and the command that makes it.
@@ -52,7 +53,7 @@ func (t tree) contents() []program {
 		{
 			name: "pause",
 			dir:  filepath.Join(t.source, "pause"),
-			command: []string{"cc", "-o", filepath.Join(t.work, "pause"),
+			command: []string{t.compiler(), "-o", filepath.Join(t.work, "pause"),
 				"-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-asynchronous-unwind-tables",
 				"-fno-pie", "-no-pie", "-Wall", "-Werror", "-Wl,--build-id=none", "-Wl,-z,noseparate-code", "-s", "pause.c"},
 		},
@@ -71,17 +72,41 @@ func (t tree) goBuild(name string, args ...string) []string {
 
 func (p program) build(ctx context.Context, t tree) error {
 	cmd := exec.CommandContext(ctx, p.command[0], p.command[1:]...)
-	cmd.Dir, cmd.Env = p.dir, append(os.Environ(), p.env...)
+	cmd.Dir, cmd.Env = p.dir, append(append(os.Environ(), t.environment()...), p.env...)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build %s: %w\n%s%s", p.name, err, out, hint(p))
+		return fmt.Errorf("build %s: %w\n%s%s", p.name, err, out, t.hint(p))
 	}
 	return nil
 }
 
+// triplets name the tools for an architecture.
+var triplets = map[string]string{"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
+
+// compiler is the C compiler for the architecture.
+func (t tree) compiler() string {
+	if t.cross() {
+		return triplets[t.arch] + "-gcc"
+	}
+	return "cc"
+}
+
+// environment makes the tools build for the architecture.
+func (t tree) environment() []string {
+	if !t.cross() {
+		return nil
+	}
+	return []string{"GOARCH=" + t.arch, "CC=" + t.compiler(), "PKG_CONFIG_PATH=", "PKG_CONFIG_LIBDIR=/usr/lib/" + triplets[t.arch] + "/pkgconfig"}
+}
+
 // hint says what a machine that cannot build p most likely lacks.
-func hint(p program) string {
-	if p.name == "runc" || p.name == "pause" {
+func (t tree) hint(p program) string {
+	switch {
+	case p.name != "runc" && p.name != "pause":
+		return ""
+	case t.cross():
+		return fmt.Sprintf("a C compiler and libseccomp for %s are needed; on Debian: dpkg --add-architecture %s && apt-get update && apt-get install gcc-%s libc6-dev-%[2]s-cross libseccomp-dev:%[2]s\n",
+			t.arch, t.arch, strings.ReplaceAll(triplets[t.arch], "_", "-"))
+	default:
 		return "a C compiler and libseccomp are needed: apt-get install gcc libc6-dev libseccomp-dev pkg-config\n"
 	}
-	return ""
 }
