@@ -199,7 +199,7 @@ func (r *Registry) putValue(ctx context.Context, e *entry, key string, value []b
 // commit writes ops, or for a dry run only looks whether they would succeed.
 func (r *Registry) commit(ctx context.Context, ops []store.Op, dryRun bool) ([]*store.Entry, error) {
 	if !dryRun {
-		entries, err := r.store.Update(ctx, ops...)
+		entries, err := r.write(ctx, ops...)
 		return entries, storeFailure(err)
 	}
 	for _, op := range ops {
@@ -229,4 +229,11 @@ func storeFailure(err error) error {
 		return apierrors.NewServiceUnavailable(err.Error())
 	}
 	return apierrors.NewInternalError(err)
+}
+
+// unwritten tells whether err is the store's: the write was not refused for what
+// was read, and may have happened. To read again and go on from there would do
+// it twice, or take its own effect for somebody else's.
+func unwritten(err error) bool {
+	return apierrors.IsTimeout(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsInternalError(err)
 }

@@ -48,7 +48,7 @@ func (r *Registry) delete(ctx context.Context, e *entry, ns, name string, opts *
 			current = conflict.Current
 			continue
 		}
-		if synced {
+		if synced || unwritten(err) {
 			return nil, false, err
 		}
 		if _, failed := r.store.Sync(ctx); failed != nil {

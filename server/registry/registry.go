@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"fmt"
 	"reflect"
 	"strings"
@@ -36,6 +37,7 @@ type Encryption interface {
 // Registry is the table of resources over a store.
 type Registry struct {
 	store     *store.Store
+	write     func(context.Context, ...store.Op) ([]*store.Entry, error) // the store's Update; a seam for tests
 	admission []Admission
 	now       func() time.Time
 	codec     *codec
@@ -89,7 +91,7 @@ func New(cfg Config) (*Registry, error) {
 
 // UseStore binds the store. It must be called before any other method but the
 // ones that describe the table, when Config carried none.
-func (r *Registry) UseStore(s *store.Store) { r.store = s }
+func (r *Registry) UseStore(s *store.Store) { r.store, r.write = s, s.Update }
 
 func (r *Registry) buildTable() error {
 	for _, res := range r.resources {

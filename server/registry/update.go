@@ -140,7 +140,7 @@ func (r *Registry) rewrite(ctx context.Context, rw *rewrite) (Object, bool, erro
 			continue
 		case errors.Is(err, errBodyUsed):
 			return nil, false, rw.lostRace(current)
-		case synced:
+		case synced || unwritten(err):
 			return nil, false, err
 		}
 		if _, failed := r.store.Sync(ctx); failed != nil {
