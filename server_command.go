@@ -52,6 +52,10 @@ func serverFlags() []cli.Flag {
 		&cli.DurationFlag{Name: "snapshot-interval", Value: 12 * time.Hour, Usage: "`time` between scheduled snapshots of the cluster; 0: none", EnvVars: env("snapshot-interval")},
 		&cli.IntFlag{Name: "snapshot-retention", Value: 5, Usage: "scheduled snapshots of a server to keep, on its disk and in S3", EnvVars: env("snapshot-retention")},
 		stringFlag("cloud-provider", "", `"", external or orch`),
+		// For tests: they make a store do within seconds what else takes hours.
+		&cli.DurationFlag{Name: "flush-delay", Hidden: true, EnvVars: env("flush-delay")},
+		&cli.Int64Flag{Name: "log-bytes", Hidden: true, EnvVars: env("log-bytes")},
+		&cli.IntFlag{Name: "history-size", Hidden: true, EnvVars: env("history-size")},
 	)
 }
 
@@ -110,6 +114,7 @@ func serverConfig(c *cli.Context, node agent.Config) (server.Config, error) {
 		Token: c.String("token"), AgentToken: c.String("agent-token"), TLSSANs: split(c.StringSlice("tls-san")),
 		Join:             c.String("join"),
 		SnapshotInterval: c.Duration("snapshot-interval"), SnapshotRetention: c.Int("snapshot-retention"),
+		FlushDelay: c.Duration("flush-delay"), LogBytes: c.Int64("log-bytes"), HistorySize: c.Int("history-size"),
 		Kubeconfig: c.String("write-kubeconfig"), Disable: node.Disable, CloudProvider: c.String("cloud-provider"),
 	}
 	if c.Bool("disable-agent") {

@@ -41,6 +41,12 @@ type Config struct {
 	Disable           []string
 	CloudProvider     string // "", "external" or "orch"
 
+	// How eagerly the store writes its state file, cuts its log and forgets history;
+	// zeros: as the store thinks best.
+	FlushDelay  time.Duration
+	LogBytes    int64
+	HistorySize int
+
 	SnapshotInterval  time.Duration // between scheduled snapshots; 0: none are taken
 	SnapshotRetention int           // scheduled snapshots kept
 	SnapshotS3        backup.S3     // where snapshots go besides this machine
@@ -62,6 +68,8 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("--cluster-dns %s: must lie in --service-cidr %s", c.ClusterDNS, c.ServiceCIDR)
 	case c.ServiceCIDR.Contains(c.ClusterCIDR.IP) || c.ClusterCIDR.Contains(c.ServiceCIDR.IP):
 		return fmt.Errorf("--cluster-cidr %s and --service-cidr %s overlap", c.ClusterCIDR, c.ServiceCIDR)
+	case c.FlushDelay < 0 || c.LogBytes < 0 || c.HistorySize < 0:
+		return fmt.Errorf("--flush-delay, --log-bytes and --history-size must not be negative")
 	case c.SnapshotInterval < 0 || c.SnapshotInterval > 0 && c.SnapshotInterval < time.Minute:
 		return fmt.Errorf("--snapshot-interval %s: use 0 or at least a minute", c.SnapshotInterval)
 	case c.SnapshotRetention < 1 && c.SnapshotInterval > 0:

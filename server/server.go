@@ -180,6 +180,7 @@ func assemble(cfg Config) (*assembly, error) {
 	a.store = store.New(store.Config{
 		Dir: storeDir(cfg.DataDir), Codec: a.registry.StoreCodec(), Logger: cfg.Logger,
 		Name: cfg.NodeName, Raft: a.peers.Layer(link.ProtocolRaft), Peers: a.peers.Layer(link.ProtocolStore), Join: cfg.joinAddresses(),
+		FlushDelay: cfg.FlushDelay, LogBytes: cfg.LogBytes, HistorySize: cfg.HistorySize,
 	})
 	a.registry.UseStore(a.store)
 	a.guard.Bind(a.registry)

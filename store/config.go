@@ -20,6 +20,12 @@ type Config struct {
 	HistoryAge  time.Duration
 	HistorySize int
 
+	// Writes reach the state file FlushDelay after they were made at the latest (0:
+	// 2 minutes); a Raft log larger than LogBytes is then cut (0: 32 MiB), so that a
+	// server that was away for longer is sent the whole state.
+	FlushDelay time.Duration
+	LogBytes   int64
+
 	// Name of this server among the members; no two members share one.
 	Name string
 	// Raft carries Raft's streams between the servers and Peers ours. Their Addr is
@@ -54,6 +60,12 @@ func (c Config) withDefaults() Config {
 	}
 	if c.HistorySize == 0 {
 		c.HistorySize = 10_000
+	}
+	if c.FlushDelay != 0 {
+		c.tuning.flushDelay = c.FlushDelay
+	}
+	if c.LogBytes != 0 {
+		c.tuning.logBytes = c.LogBytes
 	}
 	c.tuning = c.tuning.withDefaults()
 	return c

@@ -2,7 +2,9 @@ package cluster
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
 	"syscall"
 )
 
@@ -52,6 +54,70 @@ func (n *Node) Heal() error {
 		commands = append(commands, in+"-F "+cutChain)
 	}
 	return run(commands...)
+}
+
+// Slow makes the node's link carry no more than the rate (as tc writes it:
+// "200kbit") and lose one of every so many packets that come in. Mend undoes it.
+func (n *Node) Slow(rate string, lost int) error {
+	if err := n.Mend(); err != nil {
+		return err
+	}
+	return run(
+		n.inside("tc qdisc replace dev eth0 root tbf rate "+rate+" burst 32kb latency 2s"),
+		n.inside(fmt.Sprintf("iptables -w -t mangle -A PREROUTING -i eth0 -m statistic --mode nth --every %d --packet 0 -j DROP", lost)),
+	)
+}
+
+// Mend undoes Slow.
+func (n *Node) Mend() error {
+	_ = run(n.inside("tc qdisc del dev eth0 root")) // there may be none
+	return run(n.inside("iptables -w -t mangle -F PREROUTING"))
+}
+
+// SmallDisk puts the data directory on a disk of its own with that many
+// megabytes; orch must not have been started yet.
+func (n *Node) SmallDisk(megabytes int) error {
+	if err := os.MkdirAll(n.DataDir(), 0o700); err != nil {
+		return err
+	}
+	return syscall.Mount("orch-test", n.DataDir(), "tmpfs", 0, fmt.Sprintf("size=%dm,mode=700", megabytes))
+}
+
+// filler takes what is left of a small disk.
+func (n *Node) filler() string { return filepath.Join(n.DataDir(), "filler") }
+
+// FillDisk leaves no space on the disk that SmallDisk made.
+func (n *Node) FillDisk() error {
+	file, err := os.Create(n.filler())
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	for block := 1 << 20; block > 0; {
+		if _, err := file.Write(make([]byte, block)); errors.Is(err, syscall.ENOSPC) {
+			block /= 2 // to the last byte
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// FreeDisk undoes FillDisk.
+func (n *Node) FreeDisk() error {
+	if err := os.Remove(n.filler()); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Wipe deletes the data of a node that is not running, as a new machine has none.
+func (n *Node) Wipe() error {
+	entries, err := os.ReadDir(n.DataDir())
+	for _, e := range entries { // the folder itself may be a disk
+		err = errors.Join(err, os.RemoveAll(filepath.Join(n.DataDir(), e.Name())))
+	}
+	return err
 }
 
 // inside prefixes a command so that it runs in the node's network namespace.
