@@ -13,6 +13,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 )
 
 // CorruptError says that a file of the store is damaged. The file is left as it
@@ -53,10 +54,13 @@ type visitor interface {
 // goroutines of its own as well.
 func openBolt(path string, v visitor) (*bolt.DB, error) {
 	info, err := os.Stat(path)
-	if err == nil && info.Size() > 0 {
+	switch {
+	case err == nil && info.Size() > 0:
 		err = inspect(path, v)
+	case err == nil || errors.Is(err, os.ErrNotExist):
+		err = makeBolt(path)
 	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err != nil {
 		return nil, err
 	}
 	var db *bolt.DB
@@ -65,6 +69,38 @@ func openBolt(path string, v visitor) (*bolt.DB, error) {
 		return explain(path, err)
 	})
 	return db, err
+}
+
+// makeBolt makes an empty file at path. It gets its name when it is whole, and
+// has it for good: a loss of power leaves all of it or nothing.
+func makeBolt(path string) error {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	// Another process that begins in the same folder must not be undone.
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("lock %s: %w", dir.Name(), err)
+	}
+	if info, err := os.Stat(path); err == nil && info.Size() > 0 {
+		return nil
+	}
+	fresh := path + ".fresh"
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	db, err := bolt.Open(fresh, 0o600, boltOptions())
+	if err == nil {
+		err = db.Close()
+	}
+	if err == nil {
+		err = os.Rename(fresh, path)
+	}
+	if err == nil {
+		err = dir.Sync()
+	}
+	return explain(path, err)
 }
 
 // inspect reads every page in use of the file at path.

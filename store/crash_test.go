@@ -17,8 +17,16 @@ const crashWriters = 8
 // crashTuning flushes and truncates all the time, so that kills hit that too.
 var crashTuning = tuning{flushDelay: 5 * time.Millisecond, flushBytes: 8 << 10, logBytes: 256 << 10}
 
-// TestMain also serves as the process that TestKill kills.
+// TestMain also serves as the process that TestKill kills, or that loses its
+// power.
 func TestMain(m *testing.M) {
+	if scenario := scenarios[os.Getenv("ORCH_STORE_SCENARIO")]; scenario != nil {
+		if err := scenario(os.Getenv("ORCH_STORE_SCENARIO_DIR")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if dir := os.Getenv("ORCH_STORE_CRASH_DIR"); dir != "" {
 		if err := writeUntilKilled(dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)

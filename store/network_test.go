@@ -37,14 +37,22 @@ type layer struct {
 
 func (n *network) layer(t testing.TB, name, service string) *layer {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := n.listen(name, service)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return l
+}
+
+func (n *network) listen(name, service string) (*layer, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.listeners[name+service] = l
-	return &layer{l, n, name, service}
+	return &layer{l, n, name, service}, nil
 }
 
 func (l *layer) Addr() net.Addr { return address(l.name) }
@@ -164,13 +172,12 @@ type trio struct {
 	cfgs    map[string]Config
 	stores  map[string]*Store
 	stops   map[string]func() error
-	ends    map[string]chan error
 }
 
 func newTrio(t testing.TB) *trio {
 	c := &trio{
 		t: t, network: newNetwork(), cfgs: make(map[string]Config), stores: make(map[string]*Store),
-		stops: make(map[string]func() error), ends: make(map[string]chan error),
+		stops: make(map[string]func() error),
 	}
 	t.Cleanup(func() {
 		c.network.heal()
@@ -188,15 +195,20 @@ func newTrio(t testing.TB) *trio {
 	return c
 }
 
-// start starts a server without waiting for others, unless it is new.
+// start starts a server and waits until it is ready.
 func (c *trio) start(name string) *Store {
+	c.t.Helper()
+	c.launch(name)
+	c.awaitReady(name)
+	return c.stores[name]
+}
+
+// launch starts a server without waiting for it.
+func (c *trio) launch(name string) {
 	c.t.Helper()
 	cfg := c.cfgs[name]
 	cfg.Raft, cfg.Peers = c.network.layer(c.t, name, "/raft"), c.network.layer(c.t, name, "/peers")
-	s, stop := launchAside(c.t, cfg)
-	c.stores[name], c.stops[name] = s, stop
-	c.awaitReady(name)
-	return s
+	c.stores[name], c.stops[name] = launchAside(c.t, cfg)
 }
 
 func (c *trio) awaitReady(name string) {

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/hashicorp/raft"
+
+	"orch/internal/durable"
 )
 
 // Backup writes the whole state as of one revision, which it gives. Writers are
@@ -215,7 +217,7 @@ func (r *Recovery) build(aside string, group groupName) error {
 	}
 	return errors.Join(
 		log.set(keyServerID, []byte(id)), log.set(keyGroup, []byte(group.String())),
-		log.SetUint64(keyTerm, 1), log.close(), syncDir(aside),
+		log.SetUint64(keyTerm, 1), log.close(), durable.SyncDir(aside),
 	)
 }
 

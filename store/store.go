@@ -16,6 +16,8 @@ import (
 
 	"github.com/hashicorp/raft"
 	"golang.org/x/sync/errgroup"
+
+	"orch/internal/durable"
 )
 
 // Store is one server's replica. New does no I/O; Run opens the files, joins
@@ -163,7 +165,7 @@ const drainTimeout = 2 * time.Second
 // open reads the files.
 func (s *Store) open() error {
 	dir := s.cfg.Dir
-	if err := errors.Join(undoSwap(dir), os.MkdirAll(dir, 0o700)); err != nil {
+	if err := errors.Join(undoSwap(dir), durable.MakeDir(dir)); err != nil {
 		return err
 	}
 	if err := s.readJoin(); err != nil {

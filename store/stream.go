@@ -13,6 +13,8 @@ import (
 
 	"github.com/hashicorp/raft"
 	bolt "go.etcd.io/bbolt"
+
+	"orch/internal/durable"
 )
 
 // The stream form of a state, in which servers send it to each other and
@@ -128,7 +130,7 @@ func (f *stateFile) restore(source io.Reader, meta raft.SnapshotMeta, codec Code
 	if err != nil {
 		return head{}, nil, errors.Join(fmt.Errorf("restore: %w", err), os.Remove(path))
 	}
-	if err := errors.Join(os.Rename(path, f.path), syncDir(filepath.Dir(path))); err != nil {
+	if err := errors.Join(os.Rename(path, f.path), durable.SyncDir(filepath.Dir(path))); err != nil {
 		return head{}, nil, errors.Join(fmt.Errorf("restore: %w", err), next.db.Close())
 	}
 	old := f.db
@@ -263,12 +265,4 @@ func (r *streamReader) record() (key, value []byte, more bool) {
 		r.fail(errMalformed)
 	}
 	return nil, nil, false
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

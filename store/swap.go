@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"orch/internal/durable"
 )
 
 // A data folder gives way to another one in a single step, so that a process
@@ -31,17 +33,17 @@ func emptyAside(dir string) (string, error) {
 			}
 		}
 	}
-	return aside, errors.Join(os.RemoveAll(aside), os.MkdirAll(aside, 0o700))
+	return aside, errors.Join(os.RemoveAll(aside), durable.MakeDir(aside))
 }
 
 // swap puts the folder aside in dir's place, and gives the path under which
 // dir's old contents are kept, if there were any.
 func swap(aside, dir string) (old string, err error) {
-	if err := syncDir(aside); err != nil {
+	if err := durable.SyncDir(aside); err != nil {
 		return "", err
 	}
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-		return "", errors.Join(os.Rename(aside, dir), syncDir(filepath.Dir(dir)))
+		return "", errors.Join(os.Rename(aside, dir), durable.SyncDir(filepath.Dir(dir)))
 	}
 	if err := writeSynced(filepath.Join(dir, replacedMark), ""); err != nil {
 		return "", err
@@ -54,7 +56,7 @@ func swap(aside, dir string) (old string, err error) {
 	if err != nil {
 		return "", errors.Join(err, os.Remove(filepath.Join(dir, replacedMark)))
 	}
-	if err := syncDir(filepath.Dir(dir)); err != nil {
+	if err := durable.SyncDir(filepath.Dir(dir)); err != nil {
 		return "", err
 	}
 	return keepOld(replaced, dir)
@@ -94,7 +96,7 @@ func keepOld(replaced, dir string) (string, error) {
 		}
 		old = fmt.Sprintf("%s.old-%d", dir, i)
 	}
-	return old, errors.Join(os.Rename(replaced, old), syncDir(filepath.Dir(dir)))
+	return old, errors.Join(os.Rename(replaced, old), durable.SyncDir(filepath.Dir(dir)))
 }
 
 func writeSynced(path, text string) error {

@@ -11,6 +11,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"orch/internal/durable"
 )
 
 // LoadOrCreateKey reads an ECDSA P-256 key, or makes it with mode 0600.
@@ -64,7 +66,7 @@ func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
 // one, never a part. It makes missing folders with mode 0700.
 func WriteFile(path string, data []byte, mode os.FileMode) error {
 	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := durable.MakeDir(dir); err != nil {
 		return err
 	}
 	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
@@ -78,7 +80,7 @@ func WriteFile(path string, data []byte, mode os.FileMode) error {
 	if err := os.Rename(f.Name(), path); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return durable.SyncDir(dir)
 }
 
 func writeAndSync(f *os.File, data []byte, mode os.FileMode) error {
@@ -90,12 +92,4 @@ func writeAndSync(f *os.File, data []byte, mode os.FileMode) error {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
