@@ -70,6 +70,11 @@ lint: ## check formatting, vet, the house rules and the shell scripts
 bench: build ## measure start, idle cost, API rates and pod start (prints a table)
 	ORCH=$(CURDIR)/bin/orch $(GO) run ./test/bench
 
+FOR       ?= 10m
+SEED      ?= 0
+robustness: build ## hold three servers under faults to what the API promises, FOR=10m; SEED repeats a schedule
+	ORCH=$(CURDIR)/bin/orch $(GO) test -vet=off -count=1 -timeout 0 -v ./test/robustness -run TestRobustness -for $(FOR) -seed $(SEED) -out $(CURDIR)/bin/robustness
+
 conformance: build ## run upstream's conformance suite; KIT names the folder of the built kit
 	./test/conformance.sh
 
@@ -81,4 +86,4 @@ cluster: build ## start SERVERS and AGENTS on this machine, each in its own netw
 clean: ## remove what was built
 	rm -rf bin dist runtime/embedded/assets/*.zst
 
-.PHONY: help prerequisites assets build install release test test-e2e test-short lint bench conformance cluster clean
+.PHONY: help prerequisites assets build install release test test-e2e test-short lint bench robustness conformance cluster clean

@@ -3,6 +3,7 @@ package store
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"sync"
 
 	"github.com/hashicorp/raft"
@@ -18,6 +19,7 @@ type fsm struct {
 	snapshots *snapshotStore
 	decoded   decodedProposals
 	failed    func(error) // told when an entry cannot be applied; the store stops
+	logger    *slog.Logger
 
 	// Guarded by memory.mu, so that they match what is in memory.
 	head       head
@@ -257,6 +259,7 @@ func (f *fsm) Restore(source io.ReadCloser) error {
 	// The snapshot may hold what we proposed, but not what came of it.
 	f.proposals.lose(ErrUnknownOutcome)
 	f.progress.tell()
+	f.logger.Info("state taken over from the leader, whose log begins later", "index", h.index, "revision", h.revision)
 	return nil
 }
 

@@ -190,7 +190,7 @@ func (s *Store) open() error {
 	s.state = state
 	s.memory.reset(entries, h.revision)
 	s.fsm = &fsm{
-		memory: s.memory, state: s.state, proposals: s.proposals, snapshots: snapshots, failed: s.fail,
+		memory: s.memory, state: s.state, proposals: s.proposals, snapshots: snapshots, failed: s.fail, logger: s.cfg.Logger,
 		head: h, flushed: h, dirty: make(map[string]record), changed: make(chan struct{}, 1),
 	}
 	snapshots.fsm = s.fsm

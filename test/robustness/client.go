@@ -293,6 +293,8 @@ func (a *access) listing(ctx context.Context, r *recorder, pages int) (listing, 
 	}
 }
 
+var errNotFound = errors.New("not found")
+
 // ask puts a question that is not about objects; into may be nil.
 func (a *access) ask(ctx context.Context, method, path string, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -303,6 +305,9 @@ func (a *access) ask(ctx context.Context, method, path string, into any) error {
 	}
 	defer response.Body.Close()
 	data, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode == http.StatusNotFound {
+		err = errNotFound
+	}
 	if err == nil && response.StatusCode != http.StatusOK {
 		err = fmt.Errorf("%s: %s", response.Status, bytes.TrimSpace(data))
 	}

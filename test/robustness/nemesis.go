@@ -39,6 +39,7 @@ type fault struct {
 	weight  int
 	network bool // works on the network, not on a process
 	all     bool // works on all servers
+	alone   bool // one at a time: two new machines must not wait for each other
 	longest time.Duration
 	inject  func(n *nemesis, ctx context.Context, on *cluster.Node) error
 	mend    func(n *nemesis, ctx context.Context, on *cluster.Node) error
@@ -60,8 +61,11 @@ func faults() []fault {
 		{name: "restart of all", weight: 1, all: true, longest: time.Second,
 			inject: func(n *nemesis, _ context.Context, _ *cluster.Node) error { return each(n.all, (*cluster.Node).Kill) },
 			mend:   func(n *nemesis, _ context.Context, _ *cluster.Node) error { return each(n.all, (*cluster.Node).Start) }},
-		{name: "new machine", weight: 2, longest: time.Second,
-			inject: func(n *nemesis, ctx context.Context, on *cluster.Node) error { return n.replace(ctx, on) }},
+		{name: "new machine", weight: 2, alone: true, longest: time.Second,
+			inject: func(n *nemesis, ctx context.Context, on *cluster.Node) error {
+				return n.replace(context.WithoutCancel(ctx), on)
+			},
+			mend: func(n *nemesis, ctx context.Context, on *cluster.Node) error { return n.rejoin(ctx, on) }},
 		{name: "full disk", weight: 2, longest: 4 * time.Second, inject: fillDisk, mend: freeDisk},
 		{name: "cut both ways", weight: 2, network: true, longest: 5 * time.Second, mend: heal,
 			inject: func(n *nemesis, _ context.Context, on *cluster.Node) error {
@@ -83,7 +87,14 @@ func faults() []fault {
 	}
 }
 
-// fillDisk waits until the server has noticed, or its time is up.
+// rejoin waits until a new machine has joined; other faults go on meanwhile.
+func (n *nemesis) rejoin(ctx context.Context, on *cluster.Node) error {
+	return until(ctx, on.Name+" does not join again", func(ctx context.Context) error {
+		n.revive(ctx, on)
+		return n.wellSoon(ctx, on)
+	})
+}
+
 func fillDisk(n *nemesis, _ context.Context, on *cluster.Node) error { return on.FillDisk() }
 
 // freeDisk starts the server again if the full disk has ended it.
@@ -107,15 +118,6 @@ func each(nodes []*cluster.Node, do func(*cluster.Node) error) error {
 		}
 	}
 	return nil
-}
-
-func (n *nemesis) others(than *cluster.Node) (others []*cluster.Node) {
-	for _, o := range n.all {
-		if o != than {
-			others = append(others, o)
-		}
-	}
-	return others
 }
 
 func (n *nemesis) heal() error { return each(n.all, (*cluster.Node).Heal) }
@@ -191,6 +193,8 @@ func (n *nemesis) needs(f fault, on *cluster.Node) []string {
 			names[i] = o.Name
 		}
 		return names
+	case f.alone:
+		return []string{f.name, on.Name}
 	}
 	return []string{on.Name}
 }
@@ -245,25 +249,31 @@ func (n *nemesis) apply(ctx context.Context, f fault, on *cluster.Node, lasting 
 	return f.mend(n, context.WithoutCancel(ctx), on)
 }
 
-// look finds servers that have ended though no fault is at work on them. One
-// that says that it was removed was: the answer to the removal was lost.
+// look finds servers that have ended though no fault is at work on them.
 func (n *nemesis) look(ctx context.Context) {
 	for _, on := range n.free() {
-		select {
-		case <-on.Exited():
-		default:
-			continue
-		}
-		var err error
-		if tail := on.LogTail(); strings.Contains(tail[strings.LastIndexByte(strings.TrimSpace(tail), '\n')+1:], "removed from the cluster") {
-			err = n.anew(on)
-		} else {
-			n.complain("%s has ended by itself:\n%s", on.Name, tail)
-			err = on.Start()
-		}
-		if err != nil {
-			n.complain("%s does not start: %v", on.Name, err)
-		}
+		n.revive(ctx, on)
+	}
+}
+
+// revive starts a server that has ended by itself, which is wrong, unless it
+// says that it was removed: the answer to the removal was lost.
+func (n *nemesis) revive(ctx context.Context, on *cluster.Node) {
+	select {
+	case <-on.Exited():
+	default:
+		return
+	}
+	lines := strings.Split(on.LogTail(), "\n")
+	var err error
+	if strings.Contains(strings.Join(lines[max(0, len(lines)-4):], "\n"), "removed from the cluster") {
+		err = n.anew(ctx, on)
+	} else {
+		n.complain("%s has ended by itself:\n%s", on.Name, strings.Join(lines, "\n"))
+		err = on.Start()
+	}
+	if err != nil {
+		n.complain("%s does not start: %v", on.Name, err)
 	}
 }
 

@@ -70,7 +70,7 @@ func TestRobustness(t *testing.T) {
 			break
 		}
 	}
-	t.Logf("faults: %s", n.summary())
+	t.Logf("faults: %s; %d times a server was sent the whole state", n.summary(), snapshots(s.all))
 	total.enough(t)
 }
 
@@ -88,6 +88,15 @@ func panics(nodes []*cluster.Node) (broken []string) {
 		}
 	}
 	return broken
+}
+
+// snapshots counts how often a server that was away was sent a snapshot.
+func snapshots(nodes []*cluster.Node) (n int) {
+	for _, on := range nodes {
+		log, _ := os.ReadFile(on.LogFile()) // none before the first start
+		n += strings.Count(string(log), "state taken over from the leader")
+	}
+	return n
 }
 
 // keep reports violations and keeps what is needed to understand them.

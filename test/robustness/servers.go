@@ -180,18 +180,15 @@ func (s *servers) leader(ctx context.Context, well []*cluster.Node) *cluster.Nod
 // as when its machine is replaced. A server that could not be removed goes on.
 func (s *servers) replace(ctx context.Context, n *cluster.Node) error {
 	removed := false
-	for _, at := range s.all {
-		if at == n {
-			continue
-		}
+	for _, at := range s.others(n) {
 		a, err := newAccess(at)
 		if err != nil {
 			return err
 		}
 		err = a.ask(ctx, http.MethodDelete, membersPath+"/"+n.Name, nil)
 		a.close()
-		if err == nil {
-			removed = true
+		// An earlier attempt without an answer may have succeeded.
+		if removed = err == nil || errors.Is(err, errNotFound); removed {
 			break
 		}
 	}
@@ -201,17 +198,26 @@ func (s *servers) replace(ctx context.Context, n *cluster.Node) error {
 	if !removed {
 		return n.Start()
 	}
-	return s.anew(n)
+	return s.anew(ctx, n)
+}
+
+func (s *servers) others(than *cluster.Node) (others []*cluster.Node) {
+	for _, n := range s.all {
+		if n != than {
+			others = append(others, n)
+		}
+	}
+	return others
 }
 
 // anew starts a removed server without its data.
-func (s *servers) anew(n *cluster.Node) error {
+func (s *servers) anew(ctx context.Context, n *cluster.Node) error {
 	if err := n.Wipe(); err != nil {
 		return err
 	}
-	via := s.all[0]
-	if via == n {
-		via = s.all[1]
+	via := s.leader(ctx, s.others(n))
+	if via == nil || via == n {
+		via = s.others(n)[0]
 	}
 	if at := slices.Index(n.Args, "--join"); at >= 0 {
 		n.Args[at+1] = "https://" + via.IP + ":6443"
