@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -95,7 +96,24 @@ func (n *nemesis) rejoin(ctx context.Context, on *cluster.Node) error {
 	})
 }
 
-func fillDisk(n *nemesis, _ context.Context, on *cluster.Node) error { return on.FillDisk() }
+// fillDisk also writes much, through another server: what small writes need, the
+// files have in reserve.
+func fillDisk(n *nemesis, ctx context.Context, on *cluster.Node) error {
+	if err := on.FillDisk(); err != nil {
+		return err
+	}
+	a, err := newAccess(n.others(on)[0])
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	big := configMap{APIVersion: "v1", Kind: "ConfigMap", Metadata: metadata{Name: "big"}, Data: map[string]string{dataKey: strings.Repeat("x", 256<<10)}}
+	for range 8 {
+		_, _, _ = a.do(ctx, http.MethodPost, mapsPath, big) // other faults may be at work
+		_, _, _ = a.do(ctx, http.MethodDelete, mapsPath+"/big", nil)
+	}
+	return nil
+}
 
 // freeDisk starts the server again if the full disk has ended it.
 func freeDisk(n *nemesis, _ context.Context, on *cluster.Node) error {
