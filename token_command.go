@@ -32,7 +32,7 @@ const (
 func tokenCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "token",
-		Usage: "look after the short-lived tokens that agents join with",
+		Usage: "look after the tokens that machines join with",
 		Subcommands: []*cli.Command{
 			{
 				Name: "create", Usage: "make a token and print it", Action: createToken,
@@ -44,9 +44,18 @@ func tokenCommand() *cli.Command {
 			},
 			{Name: "list", Aliases: []string{"ls"}, Usage: "list the tokens, without their secrets", Flags: []cli.Flag{kubeconfigFlag()}, Action: listTokens},
 			{Name: "delete", Aliases: []string{"rm"}, Usage: "make tokens void", ArgsUsage: "ID...", Flags: []cli.Flag{kubeconfigFlag()}, Action: deleteTokens},
-			{Name: "rotate", Usage: "replace the long-lived join tokens", Action: func(*cli.Context) error {
-				return errors.New("rotating the long-lived join tokens is not there yet: use short-lived ones (orch token create)")
-			}},
+			{
+				Name: "rotate", Usage: "replace the long-lived tokens that servers and agents join with, and print the new ones", Action: rotateTokens,
+				Description: "Machines that have joined go on, also after a restart with the old token. On every server the files\n" +
+					"<data-dir>/server/token and agent-token have the new ones.",
+				Flags: []cli.Flag{
+					kubeconfigFlag(),
+					&cli.StringFlag{Name: "only", Usage: "`server` or agent: leave the other token as it is"},
+					&cli.DurationFlag{Name: "grace", Usage: "`time` for which the old tokens are good still; 0: void at once"},
+					stringFlag("new-token", "", "`secret` for servers (default: one is made)"),
+					stringFlag("new-agent-token", "", "`secret` for agents (default: one is made)"),
+				},
+			},
 		},
 	}
 }

@@ -50,6 +50,10 @@ const (
 	firstRetry  = 250 * time.Millisecond
 	lastRetry   = 5 * time.Second
 	joinReport  = 30 * time.Second // between lines about the same trouble
+	// takenTime is how long to wait for the machine that has this node's name: a
+	// node that was installed anew may have to outlast its former self, which
+	// becomes NotReady after 25 s.
+	takenTime = 45 * time.Second
 )
 
 // join gets the node's credentials; fresh ones mean that those kept from an
@@ -71,13 +75,15 @@ func (a *assembly) join(ctx context.Context, fresh bool) error {
 		attempting, cancel := context.WithTimeout(ctx, attemptTime)
 		a.credentials, err = joining.Join(attempting, cfg)
 		cancel()
-		var unreachable net.Error
-		if err == nil || ctx.Err() != nil || !errors.As(err, &unreachable) {
+		trouble := "waiting for the server"
+		if joining.NameTaken(err) && time.Since(start) < takenTime {
+			trouble = "waiting for the node's name, in case it was this machine's before it was installed anew"
+		} else if err == nil || ctx.Err() != nil || !joining.Retry(err) {
 			break
 		}
 		if now := time.Now(); now.Sub(reported) >= joinReport {
 			reported = now
-			log.Warn("waiting for the server", "attempt", attempt, "waited", now.Sub(start).Round(time.Second), "err", err)
+			log.Warn(trouble, "attempt", attempt, "waited", now.Sub(start).Round(time.Second), "err", err)
 		}
 		select {
 		case <-ctx.Done():

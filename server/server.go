@@ -51,7 +51,7 @@ func (s *Server) Local(ctx context.Context) (url, token string, err error) {
 		case s.local <- access:
 		default: // the server told it again
 		}
-		return access.url, access.token, nil
+		return access.url, agentToken(s.cfg.DataDir, access.token), nil
 	case <-ctx.Done():
 		return "", "", context.Cause(ctx)
 	}
@@ -69,6 +69,7 @@ type assembly struct {
 	gate     *gate
 	api      *api.Server
 	agents   *join.Agents
+	tokens   *join.Rotation
 	events   *events
 
 	snapshots *backup.Keeper
@@ -189,7 +190,11 @@ func assemble(cfg Config) (*assembly, error) {
 }
 
 func (a *assembly) assembleAPI(serviceIP net.IP) error {
-	a.agents = &join.Agents{Keys: a.keys, Registry: a.registry, Short: a.guard.Tokens, Now: time.Now, Settings: joining.Settings{
+	a.tokens = &join.Rotation{
+		Dir: filepath.Join(a.cfg.DataDir, "server"), Keys: a.keys, Registry: a.registry, Now: time.Now, Logger: a.cfg.Logger,
+		Sync: func(ctx context.Context) error { _, err := a.store.Sync(ctx); return err },
+	}
+	a.agents = &join.Agents{Keys: a.keys, Tokens: a.tokens, Registry: a.registry, Short: a.guard.Tokens, Now: time.Now, Settings: joining.Settings{
 		ClusterCIDR: a.cfg.ClusterCIDR.String(), ServiceCIDR: a.cfg.ServiceCIDR.String(),
 		ClusterDNS: a.cfg.ClusterDNS.String(), ClusterDomain: a.cfg.ClusterDomain,
 		Servers: []string{fmt.Sprintf("https://%s", a.address())},
@@ -270,6 +275,7 @@ func (a *assembly) serve(ctx context.Context, listener net.Listener, local chan<
 		}
 	}
 	a.gate.open()
+	group.Go(func() error { return a.tokens.Run(ctx) })
 	group.Go(func() error { return a.snapshots.Run(ctx) })
 	select {
 	case local <- localAccess{loopback, a.keys.Tokens.Agent.String()}:
@@ -283,11 +289,15 @@ func (a *assembly) serve(ctx context.Context, listener net.Listener, local chan<
 // is no ServeMux, which would clean the paths that the API's proxies pass on.
 func (a *assembly) handler() http.Handler {
 	agents := a.agents.Handler()
-	servers := &join.Servers{Dir: filepath.Join(a.cfg.DataDir, "server"), Keys: a.keys, Settings: a.agents.Settings}
+	servers := &join.Servers{Dir: filepath.Join(a.cfg.DataDir, "server"), Keys: a.keys, Tokens: a.tokens, Settings: a.agents.Settings}
 	gated := a.gate.handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.URL.Path == joining.PathAgent:
 			agents.ServeHTTP(w, r)
+		case r.URL.Path == joining.PathServer: // the tokens in force are in the store
+			servers.ServeHTTP(w, r)
+		case r.URL.Path == pathTokens:
+			a.serveTokens(w, r)
 		case strings.HasPrefix(r.URL.Path, pathMembers):
 			a.serveMembers(w, r)
 		case r.URL.Path == pathSnapshots:
@@ -297,14 +307,11 @@ func (a *assembly) handler() http.Handler {
 		}
 	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch r.URL.Path {
-		case joining.PathCA:
+		if r.URL.Path == joining.PathCA {
 			agents.ServeHTTP(w, r)
-		case joining.PathServer:
-			servers.ServeHTTP(w, r)
-		default:
-			gated.ServeHTTP(w, r)
+			return
 		}
+		gated.ServeHTTP(w, r)
 	})
 }
 

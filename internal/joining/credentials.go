@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"orch/internal/pki"
+	"orch/internal/version"
 )
 
 // Config says who joins what.
@@ -117,7 +118,7 @@ func (c *Credentials) request() (Request, error) {
 	if err != nil {
 		return Request{}, err
 	}
-	return Request{NodeName: c.cfg.NodeName, CSR: string(csr), Addresses: c.cfg.Addresses}, nil
+	return Request{NodeName: c.cfg.NodeName, CSR: string(csr), Addresses: c.cfg.Addresses, Version: version.Kubernetes}, nil
 }
 
 func (c *Credentials) join(ctx context.Context, token Token) (*Answer, error) {

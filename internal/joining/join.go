@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -34,6 +32,7 @@ type Request struct {
 	NodeName  string   `json:"nodeName"`
 	CSR       string   `json:"csr"` // PEM
 	Addresses []string `json:"addresses,omitempty"`
+	Version   string   `json:"version,omitempty"` // of the Kubernetes API that the node is made for
 }
 
 // Answer is what a node gets for its Request.
@@ -66,9 +65,15 @@ func fetchCA(ctx context.Context, server *url.URL, t Token) ([]byte, error) {
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("reach server %s: %w", server, err)
+		return nil, explain(server, err)
 	}
 	defer resp.Body.Close()
+	if err := checkClock(server, resp.Header.Get("Date"), time.Now()); err != nil {
+		return nil, err
+	}
+	if resp.StatusCode >= http.StatusInternalServerError {
+		return nil, &RefusedError{Server: server.String(), Status: resp.StatusCode, Reason: resp.Status}
+	}
 	if resp.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("server %s answers %s to %s: is it an orch server?", server, resp.Status, PathCA)
 	}
@@ -144,31 +149,4 @@ func exchange(ctx context.Context, address *url.URL, transport *http.Transport, 
 		return fmt.Errorf("answer of %s: %w", server, err)
 	}
 	return nil
-}
-
-// RefusedError says that a server understood the request to join and declined.
-type RefusedError struct {
-	Server string
-	Status int
-	Reason string
-}
-
-func (e *RefusedError) Error() string {
-	return fmt.Sprintf("server %s refuses this node: %s", e.Server, e.Reason)
-}
-
-// explain names the mend for the failures that people meet.
-func explain(server *url.URL, err error) error {
-	var invalid x509.CertificateInvalidError
-	var unknown x509.UnknownAuthorityError
-	var host x509.HostnameError
-	switch {
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return fmt.Errorf("certificate of %s is not valid at this machine's time (%s): set the clock: %w", server, time.Now().UTC().Format(time.RFC3339), err)
-	case errors.As(err, &unknown):
-		return fmt.Errorf("%s shows a certificate of another CA than the cluster's: something between here and the server intercepts TLS: %w", server, err)
-	case errors.As(err, &host):
-		return fmt.Errorf("certificate of %s does not name %q: start the server with --tls-san %s: %w", server, server.Hostname(), server.Hostname(), err)
-	}
-	return fmt.Errorf("reach server %s: %w", server, err)
 }

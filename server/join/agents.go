@@ -14,6 +14,7 @@ import (
 
 	"orch/internal/joining"
 	"orch/internal/pki"
+	"orch/internal/version"
 	"orch/server/auth"
 	"orch/server/registry"
 )
@@ -22,6 +23,7 @@ import (
 // POST /v1-orch/agent/join.
 type Agents struct {
 	Keys     *Keys
+	Tokens   *Rotation
 	Registry *registry.Registry
 	Settings joining.Settings
 	Now      func() time.Time
@@ -50,8 +52,13 @@ func (a *Agents) join(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the request is not the JSON of a joining node", http.StatusBadRequest)
 		return
 	}
-	if reason, ok := a.mayJoin(r, request.NodeName); !ok {
-		http.Error(w, reason, http.StatusUnauthorized)
+	if reason, status := a.mayJoin(r, request.NodeName); status != 0 {
+		http.Error(w, reason, status)
+		return
+	}
+	_, _, fresh := r.BasicAuth() // what runs already is not cut off when its certificate is due
+	if err := version.AgentSkew(version.Kubernetes, request.Version); fresh && err != nil {
+		http.Error(w, err.Error(), http.StatusForbidden)
 		return
 	}
 	answer, status, err := a.admit(r.Context(), request)
@@ -66,22 +73,26 @@ func (a *Agents) join(w http.ResponseWriter, r *http.Request) {
 }
 
 // mayJoin accepts the token's secret, a bootstrap token, or the node's own
-// certificate.
-func (a *Agents) mayJoin(r *http.Request, node string) (reason string, ok bool) {
+// certificate; status 0: it may.
+func (a *Agents) mayJoin(r *http.Request, node string) (reason string, status int) {
 	_, secret, given := r.BasicAuth()
 	if !given && isNode(r.TLS, node) {
 		if a.nodeKeys().Revoked(r.TLS.PeerCertificates[0]) {
-			return fmt.Sprintf("node %s was removed from the cluster: it needs a join token to come back", node), false
+			return fmt.Sprintf("node %s was removed from the cluster: it needs a join token to come back", node), http.StatusUnauthorized
 		}
-		return "", true
+		return "", 0
 	}
 	if !given {
-		return "a join token is needed", false
+		return "a join token is needed", http.StatusUnauthorized
 	}
-	if a.Keys.Tokens.userOf(secret) == "" && !a.isBootstrap(r.Context(), secret) {
-		return "the token's secret is wrong: take the token from <data-dir>/server/agent-token of a server", false
+	user, err := a.Tokens.userOf(r.Context(), secret)
+	if err != nil {
+		return err.Error(), http.StatusServiceUnavailable
 	}
-	return "", true
+	if user == "" && !a.isBootstrap(r.Context(), secret) {
+		return "the token's secret is wrong, or the token was rotated or has ended: take the token from <data-dir>/server/agent-token of a server", http.StatusUnauthorized
+	}
+	return "", 0
 }
 
 // isNode tells whether the peer shows a certificate of the node.
@@ -112,7 +123,7 @@ func (a *Agents) admit(ctx context.Context, request joining.Request) (*joining.A
 		return nil, http.StatusBadRequest, err
 	}
 	if err := claimName(ctx, a.Registry, request.NodeName, csr); err != nil {
-		return nil, http.StatusForbidden, err
+		return nil, http.StatusConflict, err
 	}
 	var addresses []net.IP
 	for _, text := range request.Addresses {

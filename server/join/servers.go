@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 
 	"orch/internal/joining"
 	"orch/internal/pki"
+	"orch/internal/version"
 )
 
 // shared are the files under <data-dir>/server that all servers have alike. The
@@ -31,8 +31,8 @@ const settingsFile = "cluster.json"
 type Servers struct {
 	Dir      string // <data-dir>/server
 	Keys     *Keys
+	Tokens   *Rotation
 	Settings joining.Settings
-	Version  string // of the Kubernetes API
 }
 
 // ServeHTTP answers POST /v1-orch/server/join.
@@ -42,13 +42,18 @@ func (s *Servers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	_, secret, _ := r.BasicAuth()
-	switch s.Keys.Tokens.userOf(secret) {
+	user, err := s.Tokens.userOf(r.Context(), secret)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	switch user {
 	case joining.UserServer:
 	case joining.UserNode:
 		http.Error(w, "this token is for agents: a server joins with the text of <data-dir>/server/token", http.StatusForbidden)
 		return
 	default:
-		http.Error(w, "the token's secret is wrong: take the token from <data-dir>/server/token of a server", http.StatusUnauthorized)
+		http.Error(w, "the token's secret is wrong, or the token was rotated: take the token from <data-dir>/server/token of a server", http.StatusUnauthorized)
 		return
 	}
 	var request joining.ServerRequest
@@ -56,7 +61,11 @@ func (s *Servers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the request is not the JSON of a joining server", http.StatusBadRequest)
 		return
 	}
-	files, err := SharedFiles(s.Dir)
+	if err := version.ServerSkew(version.Kubernetes, request.Version); err != nil {
+		http.Error(w, err.Error(), http.StatusForbidden)
+		return
+	}
+	files, err := s.files()
 	if err != nil {
 		slog.Error("a server cannot join", "component", "join", "server", request.Name, "error", err)
 		http.Error(w, "the server cannot read its own keys", http.StatusInternalServerError)
@@ -67,6 +76,21 @@ func (s *Servers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := json.NewEncoder(w).Encode(answer); err != nil {
 		slog.Debug("joining server went away", "component", "join", "server", request.Name, "error", err)
 	}
+}
+
+// files are the shared ones, with the tokens in force: another server may have
+// rotated them a moment ago.
+func (s *Servers) files() (map[string][]byte, error) {
+	files, err := SharedFiles(s.Dir)
+	if err != nil {
+		return nil, err
+	}
+	tokens, err := s.Tokens.Tokens()
+	if err != nil {
+		return nil, err
+	}
+	files["token"], files["agent-token"] = []byte(tokens.Server.String()+"\n"), []byte(tokens.Agent.String()+"\n")
+	return files, nil
 }
 
 // SharedFiles reads what all servers have alike, by path under dir.
@@ -103,25 +127,29 @@ func Joined(dir string) bool {
 	return err == nil
 }
 
-// retryServer is the pause between attempts to reach a server.
-const retryServer = 2 * time.Second
+// Attempts to reach a server.
+const (
+	retryServer = 2 * time.Second  // between them
+	joinReport  = 30 * time.Second // between lines about them
+)
 
 // Fetch gets the keys of the cluster from the server at address and leaves them
 // in dir. A server that cannot be reached yet is waited for.
 func Fetch(ctx context.Context, dir, address, token string, request joining.ServerRequest, log *slog.Logger) error {
 	log.Info("joining the cluster", "component", "join", "server", address)
-	for {
+	start, reported := time.Now(), time.Time{}
+	for attempt := 1; ; attempt++ {
 		answer, err := joining.JoinServer(ctx, address, token, request)
 		if err == nil {
 			return keepFiles(dir, answer)
 		}
-		var unreachable net.Error
-		var refused *joining.RefusedError
-		starting := errors.As(err, &refused) && refused.Status >= http.StatusInternalServerError
-		if ctx.Err() != nil || !starting && !errors.As(err, &unreachable) {
+		if ctx.Err() != nil || !joining.Retry(err) {
 			return fmt.Errorf("join %s: %w", address, err)
 		}
-		log.Warn("server cannot be reached; trying again", "component", "join", "server", address, "error", err)
+		if now := time.Now(); now.Sub(reported) >= joinReport {
+			reported = now
+			log.Warn("waiting for the server", "component", "join", "server", address, "attempt", attempt, "waited", now.Sub(start).Round(time.Second), "error", err)
+		}
 		select {
 		case <-time.After(retryServer):
 		case <-ctx.Done():

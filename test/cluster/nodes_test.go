@@ -4,12 +4,16 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log"
 	"maps"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -213,13 +217,40 @@ func TestNetworkBetweenNodes(t *testing.T) {
 	}
 }
 
+// otherServers gives the addresses of a server without TLS, and of one whose
+// clock is a day ahead.
+func otherServers(t *testing.T, n *cluster.Node) (plain, tomorrow string) {
+	t.Helper()
+	listen := func(serve func(*http.Server, net.Listener)) string {
+		listener, err := n.Network().Listen(0)
+		must(t, err)
+		web := &http.Server{ErrorLog: log.New(io.Discard, "", 0), Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Date", time.Now().Add(24*time.Hour).UTC().Format(http.TimeFormat))
+		})}
+		var serving sync.WaitGroup
+		serving.Go(func() { serve(web, listener) })
+		t.Cleanup(func() {
+			_ = web.Close()
+			serving.Wait()
+		})
+		return listener.Addr().String()
+	}
+	certificate := httptest.NewTLSServer(nil)
+	certificate.Close()
+	return listen(func(web *http.Server, l net.Listener) { _ = web.Serve(l) }), listen(func(web *http.Server, l net.Listener) {
+		web.TLSConfig = certificate.TLS
+		_ = web.ServeTLS(l, "", "")
+	})
+}
+
 // A wrong way to join ends at once and says what to mend; a server that is not
 // there yet is waited for.
 func TestJoinErrors(t *testing.T) {
-	server, agent := two(t)
+	server := cluster.Start(t)
 	good, err := os.ReadFile(filepath.Join(server.DataDir(), "server", "agent-token"))
 	must(t, err)
 	token, url := strings.TrimSpace(string(good)), "https://"+server.IP+":6443"
+	plain, tomorrow := otherServers(t, server)
 	foreign := "K10" + strings.Repeat("ab", 32) + "::node:secret"
 	for _, tt := range []struct {
 		name, want string
@@ -228,7 +259,8 @@ func TestJoinErrors(t *testing.T) {
 		{"wrong secret", "the token's secret is wrong", []string{"--join", url, "--token", token + "x"}},
 		{"another cluster's token", "is not the server that the token is for", []string{"--join", url, "--token", foreign}},
 		{"no token form", "not a join token", []string{"--join", url, "--token", "K10::x"}},
-		{"taken name", "is running with another key", []string{"--join", url, "--token", token, "--node-name", agent.Name}},
+		{"not TLS", "does not speak TLS", []string{"--join", "https://" + plain, "--token", token}},
+		{"clock off by a day", "this machine's clock says", []string{"--join", "https://" + tomorrow, "--token", token}},
 		{"no https", "is not of the form https://host:port", []string{"--join", server.IP + ":6443", "--token", token}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
