@@ -262,6 +262,7 @@ func (b *Bucket) Delete(ctx context.Context, name string) error {
 var mends = map[string]string{
 	minio.NoSuchBucket:             "make the bucket, or mend --snapshot-s3-bucket",
 	"InvalidAccessKeyId":           "mend --snapshot-s3-access-key",
+	"XAdminUserNotFound":           "mend --snapshot-s3-access-key", // the Versity gateway's word for it
 	"SignatureDoesNotMatch":        "mend the secret key (--snapshot-s3-secret-key-file or $ORCH_SNAPSHOT_S3_SECRET_KEY)",
 	minio.AccessDenied:             "let this access key list, read, write and delete in the bucket",
 	"AuthorizationHeaderMalformed": "mend --snapshot-s3-region",
@@ -272,10 +273,11 @@ var mends = map[string]string{
 func (b *Bucket) explain(what string, err error) error {
 	var unknown x509.UnknownAuthorityError
 	var network net.Error
-	answer := minio.ToErrorResponse(err)
+	var answer minio.ErrorResponse
+	_ = errors.As(err, &answer)
 	mend := mends[answer.Code]
 	switch {
-	case answer.Code == minio.NoSuchKey || answer.StatusCode == http.StatusNotFound && answer.Code != minio.NoSuchBucket:
+	case answer.Code == minio.NoSuchKey:
 		return fmt.Errorf("%s: %w in S3 bucket %s at %s, folder %q", what, ErrNotFound, b.cfg.Bucket, b.endpoint, b.cfg.Folder)
 	case errors.As(err, &unknown):
 		mend = "give the CA's certificate by --snapshot-s3-ca-file"

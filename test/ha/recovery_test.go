@@ -257,11 +257,7 @@ func TestRecoverSnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	second, err := first.Network().NewNode("--disable-agent", "--cluster-domain", "other.local")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { closeNode(t, second) })
+	second := another(t, first.Network(), "--cluster-domain", "other.local")
 	servers{second}.with(t, second, "--recover", "--from", snapshot)
 	c := client(t, second)
 	if got := secretOf(t, c); got != "hidden" {
