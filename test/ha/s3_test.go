@@ -9,8 +9,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"orch/internal/s3server"
 	"orch/test/cluster"
-	"orch/test/s3"
 )
 
 // TestS3 loses a machine for good: another one, which has never heard of the
@@ -18,14 +18,14 @@ import (
 func TestS3(t *testing.T) {
 	n := single(t)
 	network := n.Network()
-	storage := s3.Start(t, "10.99.0.1:7443", "nsenter", "--net=/run/netns/"+network.Namespace)
+	storage := s3server.Start(t, "10.99.0.1:7443", "nsenter", "--net=/run/netns/"+network.Namespace)
 	secret := filepath.Join(t.TempDir(), "secret")
-	if err := os.WriteFile(secret, []byte(s3.SecretKey+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(secret, []byte(s3server.SecretKey+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	flags := []string{
-		"--snapshot-s3-endpoint", storage.Address, "--snapshot-s3-bucket", s3.Bucket, "--snapshot-s3-region", s3.Region,
-		"--snapshot-s3-folder", "home", "--snapshot-s3-access-key", s3.AccessKey, "--snapshot-s3-secret-key-file", secret,
+		"--snapshot-s3-endpoint", storage.Address, "--snapshot-s3-bucket", s3server.Bucket, "--snapshot-s3-region", s3server.Region,
+		"--snapshot-s3-folder", "home", "--snapshot-s3-access-key", s3server.AccessKey, "--snapshot-s3-secret-key-file", secret,
 		"--snapshot-s3-ca-file", storage.CAFile, "--snapshot-s3-timeout", "20s",
 	}
 	all := servers{n}
@@ -38,7 +38,7 @@ func TestS3(t *testing.T) {
 
 	storage.Kill(t)
 	out, err := n.Command(t.Context(), n.Orch, "snapshot", "save", "--name", "early", "--kubeconfig", n.Kubeconfig).CombinedOutput()
-	for _, part := range []string{"saved early", "goes on trying", storage.Address, s3.Bucket} {
+	for _, part := range []string{"saved early", "goes on trying", storage.Address, s3server.Bucket} {
 		if err == nil || !strings.Contains(string(out), part) {
 			t.Errorf("without the storage: %v: %s lacks %q", err, out, part)
 		}

@@ -1,7 +1,7 @@
-// Package s3 starts a real S3 server for tests: the Versity gateway, which keeps
+// Package s3server starts a real S3 server for tests: the Versity gateway, which keeps
 // objects as files and checks signatures, sums and certificates as others do. It
-// is built from the module in server/, which keeps its libraries out of ours.
-package s3
+// is built from the module in versitygw/, which keeps its libraries out of ours.
+package s3server
 
 import (
 	"bytes"
@@ -80,7 +80,7 @@ func freeAddress(t testing.TB, host string) string {
 func executable(t testing.TB) string {
 	t.Helper()
 	_, here, _, _ := goruntime.Caller(0)
-	module := filepath.Join(filepath.Dir(here), "server")
+	module := filepath.Join(filepath.Dir(here), "versitygw")
 	path := filepath.Join(filepath.Dir(here), "..", "..", "bin", "versitygw")
 	if _, err := os.Stat(path); err == nil {
 		return path

@@ -1,4 +1,4 @@
-package s3
+package backup_test
 
 import (
 	"bytes"
@@ -20,6 +20,7 @@ import (
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
+	"orch/internal/s3server"
 	"orch/server/backup"
 )
 
@@ -32,9 +33,9 @@ func (s state) Backup(_ context.Context, w io.Writer, _ func(done, total int64))
 }
 func (state) Group() string { return "g/1" }
 
-func (s *Server) config() backup.S3 {
+func configOf(s *s3server.Server) backup.S3 {
 	return backup.S3{
-		Endpoint: s.Address, Bucket: Bucket, Folder: "clusters/one", Region: Region, AccessKey: AccessKey, SecretKey: SecretKey,
+		Endpoint: s.Address, Bucket: s3server.Bucket, Folder: "clusters/one", Region: s3server.Region, AccessKey: s3server.AccessKey, SecretKey: s3server.SecretKey,
 		CAFile: s.CAFile, Timeout: 20 * time.Second,
 	}
 }
@@ -70,8 +71,8 @@ func names(t *testing.T, b *backup.Bucket) string {
 
 // TestBucket brings a snapshot that takes several parts there and back.
 func TestBucket(t *testing.T) {
-	s := Start(t, "127.0.0.1:0")
-	b := bucketOf(t, s.config())
+	s := s3server.Start(t, "127.0.0.1:0")
+	b := bucketOf(t, configOf(s))
 	if got := names(t, b); got != "" {
 		t.Errorf("an empty bucket has %s", got)
 	}
@@ -91,7 +92,7 @@ func TestBucket(t *testing.T) {
 		t.Errorf("the bucket has %q", got)
 	}
 	dir := t.TempDir()
-	r, err := backup.Find(t.Context(), dir, "one", s.config(), nil)
+	r, err := backup.Find(t.Context(), dir, "one", configOf(s), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,31 +127,31 @@ func TestBucket(t *testing.T) {
 	if err := b.Delete(t.Context(), "one"); !errors.Is(err, backup.ErrNotFound) {
 		t.Errorf("deleted twice: %v", err)
 	}
-	if _, err := backup.Find(t.Context(), t.TempDir(), "one", s.config(), nil); !errors.Is(err, backup.ErrNotFound) {
+	if _, err := backup.Find(t.Context(), t.TempDir(), "one", configOf(s), nil); !errors.Is(err, backup.ErrNotFound) {
 		t.Errorf("fetched after it was deleted: %v", err)
 	}
 }
 
 // unfinished uploads one part of an object, as a process does that is killed.
-func unfinished(t *testing.T, s *Server, key string) {
+func unfinished(t *testing.T, s *s3server.Server, key string) {
 	t.Helper()
 	core, err := minio.NewCore(s.Address, &minio.Options{
-		Creds: credentials.NewStaticV4(AccessKey, SecretKey, ""), Secure: true, Region: Region, Transport: trusting(t, s),
+		Creds: credentials.NewStaticV4(s3server.AccessKey, s3server.SecretKey, ""), Secure: true, Region: s3server.Region, Transport: trusting(t, s),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	id, err := core.NewMultipartUpload(t.Context(), Bucket, key, minio.PutObjectOptions{})
+	id, err := core.NewMultipartUpload(t.Context(), s3server.Bucket, key, minio.PutObjectOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	part := strings.NewReader("part")
-	if _, err := core.PutObjectPart(t.Context(), Bucket, key, id, 1, part, part.Size(), minio.PutObjectPartOptions{}); err != nil {
+	if _, err := core.PutObjectPart(t.Context(), s3server.Bucket, key, id, 1, part, part.Size(), minio.PutObjectPartOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func trusting(t *testing.T, s *Server) *http.Transport {
+func trusting(t *testing.T, s *s3server.Server) *http.Transport {
 	t.Helper()
 	pem, err := os.ReadFile(s.CAFile)
 	if err != nil {
@@ -163,7 +164,7 @@ func trusting(t *testing.T, s *Server) *http.Transport {
 
 // TestRefused: errors name the place, and what mends it.
 func TestRefused(t *testing.T) {
-	s := Start(t, "127.0.0.1:0")
+	s := s3server.Start(t, "127.0.0.1:0")
 	for name, c := range map[string]struct {
 		spoil func(*backup.S3)
 		want  string
@@ -176,7 +177,7 @@ func TestRefused(t *testing.T) {
 		"address":    {func(c *backup.S3) { c.Endpoint = "127.0.0.1:1" }, "--snapshot-s3-endpoint"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg := s.config()
+			cfg := configOf(s)
 			c.spoil(&cfg)
 			b := bucketOf(t, cfg)
 			dir := t.TempDir()
@@ -195,7 +196,7 @@ func TestRefused(t *testing.T) {
 			}
 		})
 	}
-	cfg := s.config()
+	cfg := configOf(s)
 	cfg.CAFile, cfg.Insecure = "", true
 	if got := names(t, bucketOf(t, cfg)); got != "" {
 		t.Errorf("the bucket has %q", got)
@@ -205,8 +206,8 @@ func TestRefused(t *testing.T) {
 // TestUploadsLater: a snapshot whose upload failed is uploaded by a later
 // process, and old ones go away in both places.
 func TestUploadsLater(t *testing.T) {
-	s := Start(t, "127.0.0.1:0")
-	cfg := s.config()
+	s := s3server.Start(t, "127.0.0.1:0")
+	cfg := configOf(s)
 	b, dir := bucketOf(t, cfg), t.TempDir()
 	s.Kill(t)
 	if _, err := keeper(dir, b, state("x"), nil).Save(t.Context(), "scheduled-a-20300101-000000.000", nil); err == nil {
