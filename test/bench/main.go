@@ -20,10 +20,19 @@ import (
 func main() {
 	only := flag.String("only", "", "regular expression of the sections to run: start, idle, api, schedule, pods, three, steady")
 	idle := flag.Duration("idle", time.Minute, "how long to watch an idle server")
+	sizes := flag.String("scale", "", "instead of the sections: clusters of so many hollow nodes, such as 100,500,1000,2000")
+	plot := flag.String("plot", "", "with -scale: the file to draw its figures in (SVG)")
+	profiles := flag.String("profiles", "", "with -scale: a folder for CPU and heap profiles of the server")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *only, *idle); err != nil {
+	err := run(*idle, func(b *bench) error {
+		if *sizes != "" {
+			return b.scale(ctx, *sizes, *profiles, *plot)
+		}
+		return b.sections(ctx, *only)
+	})
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -37,38 +46,44 @@ type bench struct {
 	network *cluster.Network
 	idle    time.Duration
 	rows    []row
+	sizes   [][]string // the table of -scale
 }
 
-func run(ctx context.Context, only string, idle time.Duration) error {
+// run prints the tables of what measure has gathered, also after an error.
+func run(idle time.Duration, measure func(*bench) error) error {
 	if os.Geteuid() != 0 {
 		return errors.New("needs root: containers, namespaces and iptables are real here")
-	}
-	chosen, err := regexp.Compile(only)
-	if err != nil {
-		return fmt.Errorf("-only: %w", err)
 	}
 	network, err := cluster.NewNetwork()
 	if err != nil {
 		return err
 	}
 	b := &bench{network: network, idle: idle}
-	var failed error
+	err = measure(b)
+	b.print()
+	return errors.Join(err, network.Close())
+}
+
+func (b *bench) sections(ctx context.Context, only string) error {
+	chosen, err := regexp.Compile(only)
+	if err != nil {
+		return fmt.Errorf("-only: %w", err)
+	}
 	for _, section := range []struct {
 		name    string
 		measure func(context.Context) error
 	}{
 		{"start", b.start}, {"idle", b.idleCost}, {"api", b.apiRates}, {"schedule", b.scheduling}, {"pods", b.pods}, {"three", b.threeServers}, {"steady", b.steady},
 	} {
-		if !chosen.MatchString(section.name) || failed != nil {
+		if !chosen.MatchString(section.name) {
 			continue
 		}
 		fmt.Fprintln(os.Stderr, "bench:", section.name)
 		if err := section.measure(ctx); err != nil {
-			failed = fmt.Errorf("%s: %w", section.name, err)
+			return fmt.Errorf("%s: %w", section.name, err)
 		}
 	}
-	b.print()
-	return errors.Join(failed, network.Close())
+	return nil
 }
 
 func (b *bench) add(what, budget, format string, args ...any) {
@@ -78,9 +93,16 @@ func (b *bench) add(what, budget, format string, args ...any) {
 
 // print writes a Markdown table, which docs/benchmarks.md takes as it is.
 func (b *bench) print() {
+	lines := [][]string{{"what", "measured", "budget"}, {"---", "---", "---"}}
+	for _, r := range b.rows {
+		lines = append(lines, []string{r.what, r.measured, r.budget})
+	}
+	if len(b.rows) == 0 {
+		lines = b.sizes
+	}
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 1, ' ', tabwriter.Debug)
-	for _, r := range append([]row{{"what", "measured", "budget"}, {"---", "---", "---"}}, b.rows...) {
-		fmt.Fprintln(table, strings.Join([]string{"", r.what, r.measured, r.budget, ""}, "\t"))
+	for _, line := range lines {
+		fmt.Fprintln(table, "\t"+strings.Join(line, "\t")+"\t")
 	}
 	table.Flush()
 }
