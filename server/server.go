@@ -179,7 +179,7 @@ func assemble(cfg Config) (*assembly, error) {
 	}
 	a.peers = link.NewPeers(a.address(), a.keys.Peer, a.keys.Peers.Pool())
 	a.store = store.New(store.Config{
-		Dir: storeDir(cfg.DataDir), Codec: a.registry.StoreCodec(), Logger: cfg.Logger,
+		Dir: storeDir(cfg.DataDir), Codec: a.registry.StoreCodec(), Lane: a.registry.StoreLane, Logger: cfg.Logger,
 		Name: cfg.NodeName, Raft: a.peers.Layer(link.ProtocolRaft), Peers: a.peers.Layer(link.ProtocolStore), Join: cfg.joinAddresses(),
 		FlushDelay: cfg.FlushDelay, LogBytes: cfg.LogBytes, HistorySize: cfg.HistorySize,
 	})

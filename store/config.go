@@ -13,6 +13,11 @@ type Config struct {
 	Codec  Codec        // nil: objects are the bytes themselves
 	Logger *slog.Logger // nil: slog.Default
 
+	// Lane names the lane that the object is in, "" for none: what distinguishes
+	// the events that most watchers of its resource want. It is no key, and names
+	// its resource. It is asked under a lock for every write. nil: no lanes.
+	Lane func(key string, object any) string
+
 	// Events older than HistoryAge are forgotten; 0: 5 minutes. Beyond the newest
 	// HistorySize events of all resources (0: 10,000) they are forgotten as soon
 	// as a twentieth of HistoryAge has passed, and at once beyond four times

@@ -13,7 +13,8 @@ import (
 type history struct {
 	all       []*Event // by strictly rising revision
 	resources map[string]*eventLog
-	compacted int64 // events up to here are (or may be) forgotten
+	lanes     map[string]*lane // those that are watched
+	compacted int64            // events up to here are (or may be) forgotten
 }
 
 // eventLog is the part of the history that watchers of one resource share.
@@ -64,12 +65,18 @@ func (h *history) compact(revision int64) {
 	for _, l := range h.resources {
 		l.events = forget(l.events, revision)
 	}
+	for _, l := range h.lanes {
+		l.events = forget(l.events, revision)
+	}
 }
 
 // reset forgets everything: the state was replaced as of revision.
 func (h *history) reset(revision int64) {
 	h.all, h.compacted = nil, revision
 	for _, l := range h.resources {
+		l.events = nil
+	}
+	for _, l := range h.lanes {
 		l.events = nil
 	}
 }

@@ -17,7 +17,8 @@ type tree = btree.Map[string, *Entry]
 // it. It knows nothing of Raft or files; one goroutine applies, many read.
 type mvcc struct {
 	codec Codec
-	limit int // events kept at most
+	limit int                                 // events kept at most
+	lane  func(key string, object any) string // see Config.Lane
 
 	mu       sync.RWMutex // guards all below but shared
 	now      *tree
@@ -37,8 +38,8 @@ type view struct {
 	revision int64
 }
 
-func newMVCC(codec Codec, limit int) *mvcc {
-	return &mvcc{codec: codec, limit: limit, now: &tree{}, closed: make(chan struct{}), grown: make(chan struct{}, 1)}
+func newMVCC(codec Codec, limit int, lane func(key string, object any) string) *mvcc {
+	return &mvcc{codec: codec, limit: limit, lane: lane, now: &tree{}, closed: make(chan struct{}), grown: make(chan struct{}, 1)}
 }
 
 // reset replaces everything by what was restored as of revision.
@@ -49,6 +50,9 @@ func (m *mvcc) reset(entries *tree, revision int64) {
 	m.shared.Store(nil)
 	m.history.reset(revision)
 	for _, l := range m.history.resources {
+		l.wake()
+	}
+	for _, l := range m.history.lanes {
 		l.wake()
 	}
 }
@@ -118,6 +122,7 @@ func (m *mvcc) apply(ops []Op, touched map[*eventLog]struct{}) []*Entry {
 		}
 		entries[i] = event.Entry
 		touched[m.history.append(event)] = struct{}{}
+		m.appendToLanes(event, touched)
 	}
 	if n := len(m.history.all); n > m.limit {
 		m.history.compact(m.history.all[n-1-m.limit*3/4].Revision())

@@ -60,7 +60,7 @@ func New(cfg Config) *Store {
 	retention := retention{age: cfg.HistoryAge, size: cfg.HistorySize}
 	return &Store{
 		cfg:       cfg,
-		memory:    newMVCC(cfg.Codec, retention.limit()),
+		memory:    newMVCC(cfg.Codec, retention.limit(), cfg.Lane),
 		hclog:     newRaftLogger(cfg.Logger),
 		ready:     make(chan struct{}),
 		failing:   make(chan struct{}),
@@ -298,7 +298,13 @@ func (s *Store) Count(prefix, after string, at int64) (int, error) {
 // that happened after revision after. prefix must start with a whole first
 // segment ("pods/").
 func (s *Store) Watch(prefix string, after int64) (*Watcher, error) {
-	return s.memory.watch(prefix, after)
+	return s.memory.watch(prefix, "", after)
+}
+
+// WatchLane is Watch for some of the events: those of the key lane, or those
+// whose object is or was in the lane by Config.Lane.
+func (s *Store) WatchLane(prefix, lane string, after int64) (*Watcher, error) {
+	return s.memory.watch(prefix, lane, after)
 }
 
 // Compact forgets history before revision.

@@ -14,6 +14,7 @@ type Watcher struct {
 	prefix string
 	whole  bool // prefix is a whole resource: nothing needs filtering
 	log    *eventLog
+	lane   string // whose events log has; "": all of the resource
 
 	seen atomic.Int64 // everything up to this revision has been given out
 	stop sync.Once
@@ -21,7 +22,7 @@ type Watcher struct {
 }
 
 // watch places a cursor after revision after.
-func (m *mvcc) watch(prefix string, after int64) (*Watcher, error) {
+func (m *mvcc) watch(prefix, lane string, after int64) (*Watcher, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if after > m.revision {
@@ -31,7 +32,12 @@ func (m *mvcc) watch(prefix string, after int64) (*Watcher, error) {
 		return nil, ErrCompacted
 	}
 	resource := resourceOf(prefix)
-	w := &Watcher{memory: m, prefix: prefix, whole: prefix == resource, log: m.history.log(resource), over: make(chan struct{})}
+	w := &Watcher{memory: m, prefix: prefix, whole: prefix == resource || prefix == lane, lane: lane, over: make(chan struct{})}
+	if lane == "" {
+		w.log = m.history.log(resource)
+	} else {
+		w.log = &m.enterLane(resource, lane, after).eventLog
+	}
 	w.seen.Store(after)
 	return w, nil
 }
@@ -40,7 +46,10 @@ func (m *mvcc) watch(prefix string, after int64) (*Watcher, error) {
 // store ends or ctx does. It gives the events and the revision up to which the
 // watcher has now seen everything (for bookmarks). ErrCompacted when it fell
 // behind the history kept.
-func (w *Watcher) Next(ctx context.Context) ([]*Event, int64, error) {
+func (w *Watcher) Next(ctx context.Context) ([]*Event, int64, error) { return w.NextOr(ctx, nil) }
+
+// NextOr is Next that also returns, without events, when wake is closed.
+func (w *Watcher) NextOr(ctx context.Context, wake <-chan struct{}) ([]*Event, int64, error) {
 	for {
 		events, revision, changed, err := w.look()
 		if err != nil {
@@ -55,6 +64,8 @@ func (w *Watcher) Next(ctx context.Context) ([]*Event, int64, error) {
 		}
 		select {
 		case <-changed:
+		case <-wake:
+			return nil, revision, nil
 		case <-ctx.Done():
 			return nil, revision, context.Cause(ctx)
 		case <-w.over:
@@ -114,4 +125,11 @@ func (w *Watcher) Progress() int64 {
 }
 
 // Stop ends the watch; a blocked Next returns ErrClosed.
-func (w *Watcher) Stop() { w.stop.Do(func() { close(w.over) }) }
+func (w *Watcher) Stop() {
+	w.stop.Do(func() {
+		close(w.over)
+		if w.lane != "" {
+			w.memory.leaveLane(w.lane)
+		}
+	})
+}

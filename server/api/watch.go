@@ -26,7 +26,7 @@ type watcher struct {
 	a       accept
 	table   *metav1.TableOptions
 	encoded encodingKey
-	buf     *bytes.Buffer
+	buf     *bytes.Buffer // while there is something to send
 }
 
 func (s *Server) watch(w http.ResponseWriter, r *http.Request, q *request) error {
@@ -56,7 +56,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, q *request) error
 	}
 	defer events.Stop()
 	defer s.metrics.watching(q)()
-	watcher := &watcher{q: q, a: a, table: table, buf: new(bytes.Buffer)}
+	watcher := &watcher{q: q, a: a, table: table}
 	watcher.encoded = encodingKey{media: a.media, as: a.as, kind: q.res.GVK()}
 	if wsstream.IsWebSocketRequest(r) {
 		return watcher.serveWebSocket(ctx, w, r, events)
@@ -92,26 +92,43 @@ func (c *watcher) serve(ctx context.Context, w http.ResponseWriter, events *regi
 	return nil
 }
 
+// chunk is about how much is sent at once.
+const chunk = 64 << 10
+
 // run pulls batches of events and sends their frames together.
 func (c *watcher) run(ctx context.Context, events *registry.Watch, send func(frames []byte) error) {
 	for {
 		batch, err := events.Next(ctx)
-		c.buf.Reset()
-		for i := range batch {
-			if err == nil {
-				err = c.append(&batch[i])
-			}
-		}
-		if err != nil && ctx.Err() == nil {
-			c.appendError(err)
-		}
-		if c.buf.Len() > 0 && send(c.buf.Bytes()) != nil || err != nil {
+		if c.sendBatch(ctx, batch, err, send) != nil {
 			return
 		}
-		if c.buf.Cap() > maxPooled {
-			c.buf = new(bytes.Buffer) // a burst should not stay in memory
-		}
 	}
+}
+
+// sendBatch sends the events, or tells why there are none. Most watches are
+// idle, so only those with something to say have a buffer.
+func (c *watcher) sendBatch(ctx context.Context, batch []registry.WatchEvent, err error, send func(frames []byte) error) error {
+	c.buf = getBuffer()
+	defer func() { putBuffer(c.buf); c.buf = nil }()
+	for i := range batch {
+		if err = c.append(&batch[i]); err != nil {
+			break
+		}
+		if c.buf.Len() < chunk {
+			continue
+		}
+		if err := send(c.buf.Bytes()); err != nil {
+			return err
+		}
+		c.buf.Reset()
+	}
+	if err != nil && ctx.Err() == nil {
+		c.appendError(err)
+	}
+	if c.buf.Len() > 0 {
+		return errors.Join(send(c.buf.Bytes()), err)
+	}
+	return err
 }
 
 // append adds the frame of one event.

@@ -15,45 +15,30 @@ type bookmarkClock struct {
 	round atomic.Int64 // raised by each tick
 
 	mu     sync.Mutex
-	armed  bool
-	nextID int
-	wakers map[int]func() // run at the next tick, once
+	ticked chan struct{} // closed by the next tick, for which the timer is armed; nil while nobody waits
 }
 
-// wake runs fn when the clock moves on from round, at once if it has already;
-// forget takes that back.
-func (c *bookmarkClock) wake(round int64, fn func()) (forget func()) {
+// after gives a channel that is closed when the clock has moved on from round.
+func (c *bookmarkClock) after(round int64) <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.round.Load() != round {
-		fn()
-		return func() {}
+		past := make(chan struct{})
+		close(past)
+		return past
 	}
-	if c.wakers == nil {
-		c.wakers = make(map[int]func())
-	}
-	id := c.nextID
-	c.nextID++
-	c.wakers[id] = fn
-	if !c.armed {
-		c.armed = true
+	if c.ticked == nil {
+		c.ticked = make(chan struct{})
 		time.AfterFunc(bookmarkPeriod, c.tick)
 	}
-	return func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		delete(c.wakers, id)
-	}
+	return c.ticked
 }
 
 // tick starts the next round.
 func (c *bookmarkClock) tick() {
 	c.mu.Lock()
-	due := c.wakers
-	c.wakers, c.armed = nil, false
+	defer c.mu.Unlock()
 	c.round.Add(1)
-	c.mu.Unlock()
-	for _, fn := range due {
-		fn()
-	}
+	close(c.ticked)
+	c.ticked = nil
 }

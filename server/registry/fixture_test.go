@@ -81,6 +81,8 @@ func pods() *Resource {
 				pod := obj.(*corev1.Pod)
 				return fields.Set{"spec.nodeName": pod.Spec.NodeName, "status.phase": string(pod.Status.Phase)}
 			},
+			Lane:      func(obj Object) string { return obj.(*corev1.Pod).Spec.NodeName },
+			LaneField: "spec.nodeName",
 			BeginDelete: func(_ context.Context, _ *Registry, obj Object, o *metav1.DeleteOptions) (bool, error) {
 				grace := int64(30)
 				if o.GracePeriodSeconds != nil {
@@ -276,7 +278,7 @@ func newFixture(t testing.TB, admission ...Admission) *fixture {
 		t.Fatal(err)
 	}
 	f.Registry = r
-	s := store.New(store.Config{Dir: t.TempDir(), Codec: r.StoreCodec()})
+	s := store.New(store.Config{Dir: t.TempDir(), Codec: r.StoreCodec(), Lane: r.StoreLane})
 	r.UseStore(s)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	f.ctx = ctx

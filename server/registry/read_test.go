@@ -331,18 +331,21 @@ func TestIdleWatchGetsBookmarks(t *testing.T) {
 func (c *bookmarkClock) waiting() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.wakers) > 0
+	return c.ticked != nil
 }
 
 func TestBookmarkClockTicksOncePerRound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c bookmarkClock
-		woken := make(chan int, 2)
-		c.wake(0, func() { woken <- 1 })
-		forget := c.wake(0, func() { woken <- 2 })
-		forget()
-		if got := <-woken; got != 1 || len(woken) != 0 || c.round.Load() != 1 {
-			t.Errorf("woke %d, %d more, round %d", got, len(woken), c.round.Load())
+		first, second := c.after(0), c.after(0)
+		<-first
+		<-second
+		if c.round.Load() != 1 {
+			t.Errorf("round %d", c.round.Load())
+		}
+		<-c.after(0) // over already
+		if c.waiting() {
+			t.Error("the clock runs though nobody waits")
 		}
 	})
 }

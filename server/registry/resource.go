@@ -76,6 +76,10 @@ type Strategy struct {
 	Warnings       func(obj Object) []string
 	// Fields are the field selectors besides metadata.name and metadata.namespace.
 	Fields func(obj Object) fields.Set
+	// Lane gives the field of that name, by which most watchers choose, so that
+	// each need not look at the others' events.
+	Lane      func(obj Object) string
+	LaneField string
 	// Claims are names that at most one object may hold ("clusterip/10.43.0.7",
 	// "nodeport/TCP/30080"). They are taken and given back in the same
 	// transaction as the object itself.

@@ -80,7 +80,7 @@ func (r *Registry) start(w *Watch, initial, marked bool) (err error) {
 	case w.seen == 0:
 		w.seen = r.store.Revision()
 	}
-	w.cursor, err = r.store.Watch(prefix, w.seen)
+	w.cursor, err = r.store.WatchLane(prefix, w.selector.lane(), w.seen)
 	if errors.Is(err, store.ErrCompacted) {
 		return tooOld(w.seen, r.store.CompactRevision())
 	}
@@ -133,27 +133,18 @@ func (w *Watch) Next(ctx context.Context) ([]WatchEvent, error) {
 	}
 }
 
-// errBookmark wakes a watch whose bookmark is due.
-var errBookmark = errors.New("registry: a bookmark is due")
-
 // wait blocks for events of the resource, or until a bookmark is due.
 func (w *Watch) wait(ctx context.Context) ([]*store.Event, int64, error) {
-	if w.bookmarks == nil {
-		return w.fetch(ctx)
+	var due <-chan struct{}
+	if w.bookmarks != nil {
+		due = w.bookmarks.after(w.round)
 	}
-	waiting, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer w.bookmarks.wake(w.round, func() { cancel(errBookmark) })()
-	return w.fetch(waiting)
-}
-
-func (w *Watch) fetch(ctx context.Context) ([]*store.Event, int64, error) {
-	events, revision, err := w.cursor.Next(ctx)
-	switch {
-	case errors.Is(err, errBookmark):
-		return nil, w.cursor.Progress(), nil
-	case errors.Is(err, store.ErrCompacted):
+	events, revision, err := w.cursor.NextOr(ctx, due)
+	if errors.Is(err, store.ErrCompacted) {
 		return nil, 0, tooOld(w.seen, w.oldest())
+	}
+	if err == nil && len(events) == 0 { // a bookmark is due
+		revision = w.cursor.Progress()
 	}
 	return events, revision, err
 }

@@ -70,10 +70,18 @@ func (c *client) open(ctx context.Context, method, path, accept, contentType str
 	if answer.StatusCode >= 300 {
 		text, _ := io.ReadAll(io.LimitReader(answer.Body, 500))
 		answer.Body.Close()
-		return nil, fmt.Errorf("%s %s: %s: %s", method, path, answer.Status, text)
+		return nil, &statusError{answer.StatusCode, fmt.Sprintf("%s %s: %s: %s", method, path, answer.Status, text)}
 	}
 	return answer.Body, nil
 }
+
+// statusError is an answer that is no success.
+type statusError struct {
+	code int
+	text string
+}
+
+func (e *statusError) Error() string { return e.text }
 
 func (c *client) create(ctx context.Context, path string, object runtime.Object) error {
 	body, err := encode(object)

@@ -41,6 +41,7 @@ type hollow struct {
 // hollows are all of them, and what they have seen together.
 type hollows struct {
 	ready, bound, running atomic.Int64
+	putOff                atomic.Int64  // requests that the server was too busy for
 	changed               chan struct{} // has room for one: some count went up
 }
 
@@ -108,7 +109,7 @@ func (h *hollow) register(ctx context.Context, i int) (*coordinationv1.Lease, er
 		node.Status.Conditions = append(node.Status.Conditions, corev1.NodeCondition{Type: kind, Status: corev1.ConditionFalse, Reason: "Fine", LastHeartbeatTime: metav1.Now(), LastTransitionTime: metav1.Now()})
 	}
 	node.Status.Conditions = append(node.Status.Conditions, corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady", Message: "kubelet is posting ready status", LastHeartbeatTime: metav1.Now(), LastTransitionTime: metav1.Now()})
-	if err := h.create(ctx, "/api/v1/nodes", node); err != nil {
+	if err := h.send(ctx, http.MethodPost, "/api/v1/nodes", node); err != nil {
 		return nil, err
 	}
 	duration, now := int32(40), metav1.NowMicro()
@@ -251,6 +252,31 @@ func (h *hollow) start(ctx context.Context, pod *corev1.Pod, n int) error {
 	body := fmt.Appendf(nil, running, pod.UID, "10.200.0.1", fmt.Sprintf("10.128.%d.%d", n/250, 1+n%250), now, n)
 	_, err := h.do(ctx, http.MethodPatch, "/api/v1/namespaces/"+pod.Namespace+"/pods/"+pod.Name+"/status", protobufType, "application/strategic-merge-patch+json", body)
 	return err
+}
+
+// open tries again, as client-go does, what a busy server has put off.
+func (h *hollow) open(ctx context.Context, method, path, accept, contentType string, body []byte) (io.ReadCloser, error) {
+	for {
+		answer, err := h.client.open(ctx, method, path, accept, contentType, body)
+		var refused *statusError
+		if !errors.As(err, &refused) || refused.code != http.StatusTooManyRequests {
+			return answer, err
+		}
+		h.crowd.putOff.Add(1)
+		if err := pause(ctx, time.Second); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// do is client.do by way of this open.
+func (h *hollow) do(ctx context.Context, method, path, accept, contentType string, body []byte) (int64, error) {
+	answer, err := h.open(ctx, method, path, accept, contentType, body)
+	if err != nil {
+		return 0, err
+	}
+	defer answer.Close()
+	return io.Copy(io.Discard, answer)
 }
 
 func (h *hollow) renew(ctx context.Context, lease *coordinationv1.Lease) error {

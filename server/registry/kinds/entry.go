@@ -41,6 +41,8 @@ type traits[P registry.Object] struct {
 	ValidateName   func(name string, prefix bool) []string
 	Warnings       func(P) []string
 	Fields         func(P) fields.Set
+	Lane           func(P) string // the field LaneField, see registry.Strategy
+	LaneField      string
 	Claims         func(P) []string
 	ClaimError     func(obj P, claim string) error
 	Held           func(P) bool
@@ -114,6 +116,8 @@ func (t *traits[P]) strategy() registry.Strategy {
 		ValidateUpdate: compare(t.ValidateUpdate),
 		Warnings:       ask(t.Warnings),
 		Fields:         ask(t.Fields),
+		Lane:           ask(t.Lane),
+		LaneField:      t.LaneField,
 		Claims:         ask(t.Claims),
 		Held:           ask(t.Held),
 		PrepareCreate:  t.prepareCreate(),

@@ -34,6 +34,8 @@ func pods() *registry.Resource {
 		ValidateUpdate:      validatePodUpdate,
 		Warnings:            podWarnings,
 		Fields:              podFields,
+		Lane:                func(p *corev1.Pod) string { return p.Spec.NodeName },
+		LaneField:           "spec.nodeName",
 		BeginDelete:         beginPodDelete,
 		UnconditionalUpdate: true,
 		Columns:             podColumns(),
