@@ -27,6 +27,8 @@ type logStore struct {
 	// appended is told of each append, when last has moved.
 	appended *notice
 	last     atomic.Uint64
+	// since is when the append under way began, in Unix nanoseconds; 0: none is.
+	since atomic.Int64
 
 	// running is set once raft's goroutines use the log, halted closed when they
 	// are about to be shut down.
@@ -150,6 +152,8 @@ func (l *logStore) StoreLogs(logs []*raft.Log) error {
 		return ErrClosed
 	default:
 	}
+	l.since.Store(time.Now().UnixNano())
+	defer l.since.Store(0)
 	err := l.db.Update(func(tx *bolt.Tx) error {
 		bucket := tx.Bucket(bucketLog)
 		// Entries only ever come at the end, so pages may be filled.
@@ -170,6 +174,16 @@ func (l *logStore) StoreLogs(logs []*raft.Log) error {
 	l.last.Store(logs[len(logs)-1].Index)
 	l.appended.tell()
 	return nil
+}
+
+// diskPatience is how long an append may take before the disk counts as stuck.
+// A busy one needs far less, and to try another leader in vain costs an election.
+const diskPatience = 1500 * time.Millisecond
+
+// stuck tells whether an append has been under way for too long.
+func (l *logStore) stuck() bool {
+	since := l.since.Load()
+	return since != 0 && time.Since(time.Unix(0, since)) > diskPatience
 }
 
 // DeleteRange deletes the entries from first to last, both included.

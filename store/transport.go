@@ -14,13 +14,17 @@ import (
 type transport struct {
 	*raft.NetworkTransport
 	rpcs chan raft.RPC
+
+	// stuck tells that this server's disk does not answer.
+	stuck func() bool
 }
 
 // transportTimeout bounds dialling and each message between servers.
 const transportTimeout = 3 * time.Second
 
-func newTransport(layer raft.StreamLayer, logger *raftLogger) *transport {
+func newTransport(layer raft.StreamLayer, logger *raftLogger, stuck func() bool) *transport {
 	return &transport{
+		stuck: stuck,
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream: layer, MaxPool: 3, Timeout: transportTimeout, Logger: logger,
 			// One message at a time to each server: a pipeline of Raft's hangs for ever
@@ -29,6 +33,18 @@ func newTransport(layer raft.StreamLayer, logger *raftLogger) *transport {
 		}),
 		rpcs: make(chan raft.RPC),
 	}
+}
+
+var errStuck = errors.New("the disk of the leader does not answer")
+
+// AppendEntries sends entries or, without any, a heartbeat. A leader whose disk
+// hangs sends none: it can take no write, so another server must lead, and Raft
+// itself would not notice.
+func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if len(args.Entries) == 0 && t.stuck() {
+		return errStuck
+	}
+	return t.NetworkTransport.AppendEntries(id, target, args, resp)
 }
 
 // Consumer gives the messages for this server's Raft.

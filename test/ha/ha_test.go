@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -18,10 +19,19 @@ import (
 	"orch/test/cluster"
 )
 
+// patience is what anything may take on a busy machine.
+const patience = time.Minute
+
 // servers is three servers without agents.
 type servers []*cluster.Node
 
 func start(t *testing.T) servers {
+	t.Helper()
+	return startPrepared(t, func(*cluster.Node) {})
+}
+
+// startPrepared has each server prepared before its first start.
+func startPrepared(t *testing.T, prepare func(*cluster.Node)) servers {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: network namespaces are real here")
@@ -36,9 +46,15 @@ func start(t *testing.T) servers {
 		}
 	})
 	first, err := network.NewNode("--disable-agent")
+	if err == nil {
+		prepare(first)
+	}
 	all := servers{launch(t, first, err)}
 	for range 2 {
 		next, err := network.NewServer(first, "--disable-agent")
+		if err == nil {
+			prepare(next)
+		}
 		all = append(all, launch(t, next, err))
 	}
 	all.await(t, "3 servers with a vote", func() bool {
@@ -72,7 +88,7 @@ func launch(t *testing.T, n *cluster.Node, err error) *cluster.Node {
 
 func awaitReady(t *testing.T, n *cluster.Node) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; {
+	for deadline := time.Now().Add(patience); ; {
 		if c, err := clientOf(n); err == nil {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 			_, err := c.RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
@@ -122,25 +138,27 @@ func (s servers) members(t *testing.T, at *cluster.Node) string {
 
 func (s servers) await(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !done(); <-time.After(50 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !done(); <-time.After(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("no %s:\n%s", what, s.members(t, s[0]))
 		}
 	}
 }
 
-// leader is the one that others see as such.
-func (s servers) leader(t *testing.T, at *cluster.Node) *cluster.Node {
+// leader waits until server at knows one that leads, and gives it.
+func (s servers) leader(t *testing.T, at *cluster.Node) (leader *cluster.Node) {
 	t.Helper()
-	for _, line := range strings.Split(s.members(t, at), "\n") {
-		for _, n := range s {
-			if fields := strings.Fields(line); len(fields) > 2 && fields[0] == n.Name && fields[2] == "leader" {
-				return n
+	s.await(t, "leader", func() bool {
+		for _, line := range strings.Split(s.members(t, at), "\n") {
+			for _, n := range s {
+				if fields := strings.Fields(line); len(fields) > 2 && fields[0] == n.Name && fields[2] == "leader" {
+					leader = n
+				}
 			}
 		}
-	}
-	t.Fatalf("nobody leads:\n%s", s.members(t, at))
-	return nil
+		return leader != nil
+	})
+	return leader
 }
 
 func (s servers) others(n *cluster.Node) (others servers) {
@@ -159,78 +177,25 @@ func configMap(name string) *corev1.ConfigMap {
 // writeUntilTaken gives the time until a write through n succeeds.
 func writeUntilTaken(t *testing.T, n *cluster.Node, name string) time.Duration {
 	t.Helper()
+	return writeThrough(t, client(t, n), n, name)
+}
+
+func writeThrough(t *testing.T, c *kubernetes.Clientset, n *cluster.Node, name string) time.Duration {
+	t.Helper()
 	began := time.Now()
-	c := client(t, n)
 	for {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		_, err := c.CoreV1().ConfigMaps("default").Create(ctx, configMap(name), metav1.CreateOptions{})
 		cancel()
-		if err == nil {
+		// A write whose outcome was not known may have happened.
+		if err == nil || apierrors.IsAlreadyExists(err) {
 			return time.Since(began)
 		}
-		if time.Since(began) > 20*time.Second {
-			t.Fatalf("no write through %s: %v", n.Name, err)
+		if time.Since(began) > patience {
+			t.Errorf("no write through %s: %v", n.Name, err)
+			return time.Since(began)
 		}
 		<-time.After(20 * time.Millisecond)
-	}
-}
-
-func TestAnyServerMayDie(t *testing.T) {
-	all := start(t)
-	for i, n := range all {
-		c := client(t, n)
-		name := fmt.Sprintf("from-%d", i)
-		made, err := c.CoreV1().ConfigMaps("default").Create(t.Context(), configMap(name), metav1.CreateOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, other := range all {
-			got, err := client(t, other).CoreV1().ConfigMaps("default").Get(t.Context(), name, metav1.GetOptions{})
-			if err != nil || got.ResourceVersion != made.ResourceVersion {
-				t.Errorf("%s at %s: %v, %v instead of %v", name, other.Name, err, got.ResourceVersion, made.ResourceVersion)
-			}
-		}
-	}
-	all.await(t, "addresses of all servers", func() bool { return endpoints(t, all[0]) == 3 })
-	for round, how := range []string{"kill", "pause", "isolate", "kill"} {
-		witness := all[0]
-		leader := all.leader(t, witness)
-		rest := all.others(leader)
-		var err error
-		switch how {
-		case "kill":
-			err = leader.Kill()
-		case "pause":
-			err = leader.Pause()
-		case "isolate":
-			err = leader.Isolate()
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		took := writeUntilTaken(t, rest[0], fmt.Sprintf("after-%d", round))
-		t.Logf("%s of the leader %s: writes again after %v", how, leader.Name, took.Round(time.Millisecond))
-		if took > 5*time.Second {
-			t.Errorf("writes again only after %v", took)
-		}
-		all.await(t, "shrunk addresses", func() bool { return endpoints(t, rest[0]) == 2 })
-		switch how {
-		case "kill":
-			err = leader.Start()
-		case "pause":
-			err = leader.Resume()
-		case "isolate":
-			err = leader.Heal()
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		awaitReady(t, leader)
-		got, err := client(t, leader).CoreV1().ConfigMaps("default").Get(t.Context(), fmt.Sprintf("after-%d", round), metav1.GetOptions{})
-		if err != nil {
-			t.Errorf("%s is back and reads %v, %v", leader.Name, got, err)
-		}
-		all.await(t, "full addresses", func() bool { return endpoints(t, rest[0]) == 3 })
 	}
 }
 
