@@ -5,9 +5,13 @@ package robustness
 
 import (
 	"encoding/json"
+	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -56,6 +60,16 @@ type call struct {
 	Failure  string `json:",omitempty"` // why the outcome is unknown
 }
 
+// failure says in a word why there is no certain answer.
+func (c *call) failure() string {
+	for _, sign := range []string{"connection refused", "deadline exceeded", "connection reset", "EOF", "500", "503", "504"} {
+		if strings.Contains(c.Failure, sign) {
+			return sign
+		}
+	}
+	return c.Failure
+}
+
 // writes tells whether a call that is done has changed something.
 func (c *call) writes() bool { return c.Kind != get }
 
@@ -95,6 +109,7 @@ type stream struct {
 	From    int64 // what happened up to here is not asked for
 	Changes []change
 	End     string // why it ended
+	Expired bool   // it ended because the server has forgotten what was asked for
 }
 
 // upTo is the revision up to which the stream has told everything.
@@ -172,4 +187,13 @@ func loadHistory(path string) (*history, error) {
 	}
 	h := new(history)
 	return h, json.Unmarshal(data, h)
+}
+
+// counts words how often each thing was.
+func counts(of map[string]int) string {
+	parts := make([]string, 0, len(of))
+	for _, name := range slices.Sorted(maps.Keys(of)) {
+		parts = append(parts, fmt.Sprintf("%s %d", name, of[name]))
+	}
+	return strings.Join(parts, ", ")
 }

@@ -3,10 +3,8 @@ package robustness
 import (
 	"context"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -335,9 +333,5 @@ func (n *nemesis) wellSoon(ctx context.Context, on *cluster.Node) error {
 func (n *nemesis) summary() string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	var parts []string
-	for _, name := range slices.Sorted(maps.Keys(n.injected)) {
-		parts = append(parts, fmt.Sprintf("%s %d", name, n.injected[name]))
-	}
-	return strings.Join(parts, ", ")
+	return counts(n.injected)
 }

@@ -3,10 +3,8 @@ package robustness
 import (
 	"flag"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -165,35 +163,43 @@ func TestAgain(t *testing.T) {
 
 // tally counts what clients did.
 type tally struct {
-	outcomes               map[string]int
+	outcomes, failures     map[string]int
 	calls, lists           int
 	streams, events, fresh int
+	expired                int // streams told that what they asked for is forgotten
+	rounds, whole          int // whole: the streams together tell of every revision
 }
 
-func newTally() *tally { return &tally{outcomes: make(map[string]int)} }
+func newTally() *tally { return &tally{outcomes: make(map[string]int), failures: make(map[string]int)} }
 
 func (y *tally) add(h *history) {
 	for _, c := range h.Calls {
 		y.calls++
 		y.outcomes[fmt.Sprintf("%s %s", c.Kind, c.Outcome)]++
+		if c.Failure != "" {
+			y.failures[c.failure()]++
+		}
 	}
 	y.lists += len(h.Listings)
+	y.rounds++
+	if h.commitments().knows(h.Base, h.last()) {
+		y.whole++
+	}
 	for _, s := range h.Streams {
 		y.streams++
 		y.events += len(s.Changes)
 		if s.Resumed {
 			y.fresh++
 		}
+		if s.Expired {
+			y.expired++
+		}
 	}
 }
 
 func (y *tally) String() string {
-	var parts []string
-	for _, name := range slices.Sorted(maps.Keys(y.outcomes)) {
-		parts = append(parts, fmt.Sprintf("%s %d", name, y.outcomes[name]))
-	}
-	return fmt.Sprintf("%d calls (%s), %d lists, %d watches (%d from a random revision) with %d events",
-		y.calls, strings.Join(parts, ", "), y.lists, y.streams, y.fresh, y.events)
+	return fmt.Sprintf("%d calls (%s; without an answer: %s), %d lists, %d watches (%d from a random revision, %d expired) with %d events, which leave nothing out in %d of %d rounds",
+		y.calls, counts(y.outcomes), counts(y.failures), y.lists, y.streams, y.fresh, y.expired, y.events, y.whole, y.rounds)
 }
 
 // enough: a run in which hardly anything succeeded has shown nothing.

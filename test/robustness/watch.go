@@ -36,9 +36,9 @@ func (w *watcher) run(ctx context.Context) error {
 	defer w.close()
 	for ctx.Err() == nil {
 		s := stream{Server: w.server.Name, From: w.at()}
-		expired := w.follow(ctx, w.r, &s, 20, w.reach)
+		w.follow(ctx, w.r, &s, 20, w.reach)
 		w.r.stream(s)
-		if expired {
+		if s.Expired {
 			w.again(ctx)
 		}
 		select {
@@ -96,9 +96,8 @@ type event struct {
 	Object configMap
 }
 
-// follow receives one stream. It tells whether the server has forgotten what it
-// was asked for.
-func (a *access) follow(ctx context.Context, r *recorder, s *stream, seconds int, reach func(int64)) (expired bool) {
+// follow receives one stream, and tells reach up to which revision.
+func (a *access) follow(ctx context.Context, r *recorder, s *stream, seconds int, reach func(int64)) {
 	path := fmt.Sprintf("%s?watch=true&allowWatchBookmarks=true&resourceVersion=%d&timeoutSeconds=%d", mapsPath, s.From, seconds)
 	// A server that is paused does not end its streams in time.
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(seconds+5)*time.Second)
@@ -106,22 +105,22 @@ func (a *access) follow(ctx context.Context, r *recorder, s *stream, seconds int
 	response, err := a.send(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		s.End = err.Error()
-		return false
+		return
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		s.End = response.Status
-		return response.StatusCode == http.StatusGone
+		s.End, s.Expired = response.Status, response.StatusCode == http.StatusGone
+		return
 	}
 	for decoder := json.NewDecoder(response.Body); ; {
 		var e event
 		if err := decoder.Decode(&e); err != nil {
 			s.End = err.Error()
-			return false
+			return
 		}
 		if e.Type == "ERROR" {
-			s.End = e.Object.Message
-			return e.Object.Code == http.StatusGone
+			s.End, s.Expired = e.Object.Message, e.Object.Code == http.StatusGone
+			return
 		}
 		s.Changes = append(s.Changes, change{e.Type, e.Object.Metadata.Name, e.Object.Data[dataKey], e.Object.revision(), r.now()})
 		reach(e.Object.revision())
