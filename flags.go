@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 	"sigs.k8s.io/yaml"
@@ -57,6 +58,8 @@ func nodeFlags() []cli.Flag {
 		listFlag("node-taint", "`key=value:Effect` taint to register the node with (repeatable)"),
 		stringFlag("proxy-mode", "iptables", "how services are programmed: iptables or nftables"),
 		stringFlag("container-runtime-endpoint", "", "CRI `socket` of another container runtime (default: the embedded containerd)"),
+		&cli.DurationFlag{Name: "shutdown-grace-period", Value: 30 * time.Second, Usage: "`time` that pods have to end in when the machine shuts down; 0: none", EnvVars: env("shutdown-grace-period")},
+		&cli.DurationFlag{Name: "shutdown-grace-period-critical-pods", Value: 10 * time.Second, Usage: "the last part of that `time`, for critical pods", EnvVars: env("shutdown-grace-period-critical-pods")},
 		stringFlag("log-level", "info", "least severe level to log: debug, info, warn, error"),
 		stringFlag("log-format", "text", "log format: text, json"),
 	}

@@ -8,9 +8,11 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -93,7 +95,7 @@ func runServer(c *cli.Context) error {
 	}
 	group.Go(func() error { return s.Run(ctx) })
 	group.Go(func() error { return footprint.Run(ctx) })
-	return group.Wait()
+	return unlessShutdown(group.Wait())
 }
 
 // recoverFirst does what --recover asks for.
@@ -105,6 +107,14 @@ func recoverFirst(c *cli.Context, cfg server.Config) error {
 		return errors.New("--from: goes with --recover only")
 	}
 	return server.ForgetRecovery(cfg.DataDir)
+}
+
+// unlessShutdown drops the error that ends everything after the node's pods did.
+func unlessShutdown(err error) error {
+	if errors.Is(err, agent.ErrShutdown) {
+		return nil
+	}
+	return err
 }
 
 func serverConfig(c *cli.Context, node agent.Config) (server.Config, error) {
@@ -179,7 +189,7 @@ func runAgent(c *cli.Context) error {
 		defer stop()
 		return agent.Run(ctx, cfg)
 	})
-	return group.Wait()
+	return unlessShutdown(group.Wait())
 }
 
 // nodeConfig reads what server and agent have in common.
@@ -196,7 +206,15 @@ func nodeConfig(c *cli.Context) (agent.Config, error) {
 		DataDir: c.String("data-dir"), NodeName: c.String("node-name"), Logger: logger,
 		NodeLabels: split(c.StringSlice("node-label")), NodeTaints: split(c.StringSlice("node-taint")),
 		ProxyMode: c.String("proxy-mode"), RuntimeEndpoint: c.String("container-runtime-endpoint"),
-		Disable: split(c.StringSlice("disable")),
+		Disable:        split(c.StringSlice("disable")),
+		ShutdownPeriod: c.Duration("shutdown-grace-period"), ShutdownCriticalPeriod: c.Duration("shutdown-grace-period-critical-pods"),
+	}
+	if cfg.ShutdownPeriod == 0 {
+		cfg.ShutdownCriticalPeriod = 0 // its default goes with that of the whole
+	} else {
+		power := make(chan os.Signal, 1)
+		signal.Notify(power, syscall.SIGPWR) // in the words of init(8): power fails, go down in order
+		cfg.Shutdown = power
 	}
 	if cfg.DataDir != "" {
 		if cfg.DataDir, err = filepath.Abs(cfg.DataDir); err != nil {

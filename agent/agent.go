@@ -18,6 +18,7 @@ import (
 	"orch/agent/node"
 	"orch/agent/pod"
 	"orch/agent/serve"
+	"orch/agent/shutdown"
 	"orch/agent/stats"
 	"orch/agent/volume"
 	"orch/internal/joining"
@@ -39,6 +40,7 @@ type assembly struct {
 	volumes     *volume.Manager
 	pods        *pod.Manager
 	node        *node.Manager
+	shutdown    *shutdown.Manager // nil: pods end with the machine
 	stats       *stats.Source
 }
 
@@ -87,11 +89,15 @@ func (a *assembly) assemble() error {
 		Runtime: a.runtime.Runtime(), Images: a.runtime.Images(),
 		Volumes: a.volumes, Objects: a.volumes.Objects, Observed: a.volumes.Observe, Events: a.events,
 		Node:       func() *corev1.Node { return a.node.Node() },
+		Refuse:     a.refuse,
 		Services:   a.network.Services,
 		HostIPs:    func() []string { return hostIPs },
 		ClusterDNS: []string{settings.ClusterDNS}, ClusterDomain: settings.ClusterDomain,
 	}); err != nil {
 		return err
+	}
+	if cfg.ShutdownPeriod > 0 {
+		a.shutdown = shutdown.New(a.shutdownConfig())
 	}
 	a.stats = stats.New(stats.Config{NodeName: cfg.NodeName, DataDir: cfg.DataDir, Pods: a.pods.Pods, Images: a.runtime.Images(), Volumes: a.volumes.Dirs})
 	a.node, err = node.New(a.nodeConfig())
@@ -149,6 +155,9 @@ func (a *assembly) nodeConfig() node.Config {
 
 // ready tells what keeps pods from running on this node.
 func (a *assembly) ready() error {
+	if a.shutdown != nil && a.shutdown.UnderWay() {
+		return node.ErrShuttingDown
+	}
 	select {
 	case <-a.runtime.Ready():
 	default:
@@ -174,6 +183,9 @@ func (a *assembly) run(ctx context.Context) error {
 	group.Go(func() error { return a.network.Run(ctx) })
 	group.Go(func() error { return a.runNode(ctx) })
 	group.Go(func() error { return a.link(ctx) })
+	if a.shutdown != nil {
+		group.Go(func() error { return a.shutdown.Run(ctx) })
+	}
 	group.Go(func() error {
 		return a.servers.follow(ctx, a.api, func(err error) {
 			a.cfg.Logger.Warn("servers are forgotten at the next start", "component", "agent", "err", err)

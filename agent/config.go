@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -33,6 +35,12 @@ type Config struct {
 	RuntimeEndpoint string // CRI socket; "" means the embedded containerd
 	Disable         []string
 
+	// ShutdownPeriod is how long pods have to end when the machine goes down, the
+	// critical ones the last part of it; 0: they just end with the machine.
+	ShutdownPeriod, ShutdownCriticalPeriod time.Duration
+	// Shutdown asks for that, where no logind does; nil: nobody does.
+	Shutdown <-chan os.Signal
+
 	OnReady func() // called once, when the node is Ready for the first time; nil: nothing
 
 	Logger *slog.Logger
@@ -51,6 +59,9 @@ func (c *Config) Validate() error {
 	}
 	if c.ProxyMode != netproxy.ModeIPTables && c.ProxyMode != netproxy.ModeNFTables {
 		return fmt.Errorf("--proxy-mode %q is not supported: use iptables or nftables", c.ProxyMode)
+	}
+	if c.ShutdownCriticalPeriod < 0 || c.ShutdownPeriod < c.ShutdownCriticalPeriod {
+		return fmt.Errorf("--shutdown-grace-period %s: must not be shorter than --shutdown-grace-period-critical-pods %s", c.ShutdownPeriod, c.ShutdownCriticalPeriod)
 	}
 	if _, err := c.labels(); err != nil {
 		return err

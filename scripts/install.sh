@@ -340,6 +340,25 @@ start_pre() {
 	. $env_file
 	set +a
 }
+
+# When the machine goes down, pods end in order first; otherwise they go on.
+stop_pre() {
+	case \${RC_GOINGDOWN:-} in
+	[Yy]*) ;;
+	*) return 0 ;;
+	esac
+	supervisor=\$(cat "\$pidfile" 2>/dev/null) || return 0
+	for pid in \$supervisor \$(cat "/proc/\$supervisor/task/\$supervisor/children" 2>/dev/null); do
+		[ "\$(readlink "/proc/\$pid/exe")" = "\$command" ] || continue
+		kill -PWR "\$pid"
+		tries=0
+		while [ -e "/proc/\$pid/exe" ] && [ "\$tries" -lt 600 ]; do
+			tries=\$((tries + 1))
+			sleep 0.1
+		done
+	done
+	return 0
+}
 SCRIPT
 }
 
@@ -608,6 +627,7 @@ if [ -f /etc/systemd/system/orch.service ]; then
 	rm -f /etc/systemd/system/orch.service
 	systemctl daemon-reload
 	systemctl reset-failed orch 2>/dev/null
+	rm -f /etc/systemd/logind.conf.d/99-orch.conf # of --shutdown-grace-period
 fi
 if [ -f /etc/init.d/orch ]; then
 	rc-update -q delete orch default

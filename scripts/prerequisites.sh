@@ -20,6 +20,7 @@ if command -v apt-get >/dev/null 2>&1; then
 	need conntrack conntrack
 	need shellcheck shellcheck
 	need mount mount
+	need dbus-daemon dbus-daemon
 	[ -e /usr/include/seccomp.h ] || missing="$missing libseccomp-dev"
 	[ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
 	[ -x /bin/busybox ] || missing="$missing busybox-static"

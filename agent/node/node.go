@@ -31,6 +31,8 @@ const (
 
 // Why Run ends before its context does.
 var (
+	// ErrShuttingDown says that the machine goes down: the node is not Ready at once.
+	ErrShuttingDown = errors.New("node is shutting down")
 	// ErrRemoved says that somebody deleted the Node.
 	ErrRemoved = errors.New("the node was deleted from the cluster")
 	// ErrRefused says that the API does not accept the node's credentials.
@@ -182,6 +184,9 @@ func (m *Manager) Run(ctx context.Context) error {
 }
 
 // event records an event about the node.
+// Event records something that happened to the node.
+func (m *Manager) Event(eventType, reason, message string) { m.event(eventType, reason, message) }
+
 func (m *Manager) event(eventType, reason, message string) {
 	m.cfg.Events.Event(&corev1.ObjectReference{Kind: "Node", Name: m.cfg.NodeName, UID: types.UID(m.cfg.NodeName)}, eventType, reason, message)
 }

@@ -3,6 +3,7 @@ package node
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	goruntime "runtime"
@@ -87,7 +88,7 @@ func (m *Manager) report(ctx context.Context) error {
 // long ago, and records what changed as events.
 func (m *Manager) writeStatus(ctx context.Context, now time.Time, o observation, written *time.Time) error {
 	old := m.Node()
-	if o.notReady != nil && now.Sub(m.started) < settleTime && isReady(&old.Status) {
+	if o.notReady != nil && !errors.Is(o.notReady, ErrShuttingDown) && now.Sub(m.started) < settleTime && isReady(&old.Status) {
 		return nil // pods ran through the restart; they must not be evicted for it
 	}
 	status := newStatus(now, &old.Status, o)

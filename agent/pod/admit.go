@@ -20,7 +20,11 @@ func (w *worker) admit() {
 	if node == nil {
 		return
 	}
-	if r := fits(w.pod, node, w.m.others(w.uid)); r != nil {
+	r := fits(w.pod, node, w.m.others(w.uid))
+	if reason, message := w.m.cfg.Refuse(); reason != "" {
+		r = &refusal{reason, message}
+	}
+	if r != nil {
 		w.event(nil, corev1.EventTypeWarning, r.reason, r.message)
 		w.halt = &halt{reason: r.reason, message: "Pod was rejected: " + r.message, rejected: true}
 	}

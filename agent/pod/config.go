@@ -66,6 +66,8 @@ type Config struct {
 	// Node gives this node's API object, nil while it is not known. Pods are
 	// admitted against it.
 	Node func() *corev1.Node
+	// Refuse tells why no new pod may start on this node; no reason: they may.
+	Refuse func() (reason, message string)
 	// Services gives the services of a namespace, for environment variables. It
 	// may block until they are known.
 	Services func(namespace string) []*corev1.Service
@@ -117,6 +119,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Node == nil {
 		c.Node = func() *corev1.Node { return nil }
+	}
+	if c.Refuse == nil {
+		c.Refuse = func() (string, string) { return "", "" }
 	}
 	if c.Services == nil {
 		c.Services = func(string) []*corev1.Service { return nil }

@@ -206,6 +206,13 @@ func (m *Manager) dismiss(w *worker) {
 	}
 }
 
+// Listed tells whether all pods that the API has for this node are known.
+func (m *Manager) Listed() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.listed
+}
+
 // deliver hands a runtime's report to the worker of its pod. A pod that has
 // none was started by an earlier run of the agent.
 func (m *Manager) deliver(r report) {

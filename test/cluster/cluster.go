@@ -116,7 +116,8 @@ func (n *Network) newNode(mode string) (*Node, error) {
 		Namespace: fmt.Sprintf("orch-%d-%d", os.Getpid(), i), network: n,
 	}
 	node.Args = []string{mode, "--data-dir", node.DataDir(), "--node-name", node.Name, "--node-ip", node.IP,
-		"--config", filepath.Join(dir, "config.yaml")}
+		"--config", filepath.Join(dir, "config.yaml"),
+		"--shutdown-grace-period", "0s"} // this machine's logind is left alone
 	if err := os.WriteFile(filepath.Join(dir, "config.yaml"), nil, 0o600); err != nil {
 		return nil, err
 	}

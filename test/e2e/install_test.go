@@ -231,6 +231,15 @@ func TestInstallOverHTTP(t *testing.T) {
 	if out, err := agent.try(curl+"server", from); err == nil || !strings.Contains(out, "this machine runs orch agent") {
 		t.Errorf("as something else: %v\n%s", err, out)
 	}
+	// When the machine goes down, OpenRC has the pods end first.
+	server.run("orch kubectl cordon " + server.node.Name + " && orch kubectl create deployment hello --image=orch.local/hello && orch kubectl rollout status deployment/hello --timeout=60s")
+	if pods := agent.pods(); len(pods) == 0 {
+		t.Error("no pod runs on the agent")
+	}
+	agent.run("rc-service orch stop", "RC_GOINGDOWN=YES")
+	if pods := agent.pods(); len(pods) > 0 {
+		t.Errorf("pods go on while the machine goes down: %v", pods)
+	}
 	for _, b := range []*sandbox{agent, server} {
 		b.run("orch-uninstall.sh")
 		b.checkStopped()

@@ -144,7 +144,7 @@ up() { [ -s $pidfile ] && readlink /proc/$(cat $pidfile)/exe >/dev/null; }
 down() { up && kill $(cat $pidfile); while up; do sleep 0.1; done; }
 case "$1 $2" in
 "orch status") up ;;
-"orch stop") down ;;
+"orch stop") stop_pre; down ;;
 "orch restart")
 	down
 	start_pre
