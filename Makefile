@@ -70,6 +70,11 @@ lint: ## check formatting, vet, the house rules and the shell scripts
 bench: build ## measure start, idle cost, API rates and pod start (prints a table)
 	ORCH=$(CURDIR)/bin/orch $(GO) run ./test/bench
 
+.PHONY: bench-scale
+SIZES     ?= 100,500,1000,2000
+bench-scale: build ## fill clusters of SIZES hollow nodes: memory, CPU, rates, latency (prints a table, draws docs/scale.svg)
+	ORCH=$(CURDIR)/bin/orch $(GO) run ./test/bench -scale $(SIZES) -plot docs/scale.svg
+
 FOR       ?= 10m
 SEED      ?= 0
 robustness: build ## hold three servers under faults to what the API promises, FOR=10m; SEED repeats a schedule
