@@ -21,6 +21,9 @@ type history struct {
 // Slices of events are handed out: what they hold is never overwritten.
 type eventLog struct {
 	events []*Event
+	// forgotten is the revision of the newest event that is not here any more. A
+	// watcher that has seen it has missed nothing, however old what it saw last.
+	forgotten int64
 
 	waiting sync.Mutex
 	changed chan struct{} // closed at the next event; nil while nobody waits; guarded by waiting
@@ -63,10 +66,10 @@ func (h *history) compact(revision int64) {
 	h.compacted = revision
 	h.all = forget(h.all, revision)
 	for _, l := range h.resources {
-		l.events = forget(l.events, revision)
+		l.forget(revision)
 	}
 	for _, l := range h.lanes {
-		l.events = forget(l.events, revision)
+		l.forget(revision)
 	}
 }
 
@@ -74,11 +77,19 @@ func (h *history) compact(revision int64) {
 func (h *history) reset(revision int64) {
 	h.all, h.compacted = nil, revision
 	for _, l := range h.resources {
-		l.events = nil
+		l.events, l.forgotten = nil, revision
 	}
 	for _, l := range h.lanes {
-		l.events = nil
+		l.events, l.forgotten = nil, revision
 	}
+}
+
+func (l *eventLog) forget(revision int64) {
+	kept := forget(l.events, revision)
+	if n := len(l.events) - len(kept); n > 0 {
+		l.forgotten = l.events[n-1].Revision()
+	}
+	l.events = kept
 }
 
 // forget copies what stays, for the old array is still read by watchers, and

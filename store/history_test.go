@@ -75,6 +75,37 @@ func TestHistoryLimit(t *testing.T) {
 	}
 }
 
+// TestIdleWatch: what others write, and what of it is forgotten, does not matter
+// to a watcher that has missed nothing.
+func TestIdleWatch(t *testing.T) {
+	s := run(t, Config{HistorySize: 10})
+	mustUpdate(t, s, put("k/1", "v"))
+	w, err := s.Watch("k/", s.Revision())
+	if err != nil {
+		t.Fatal(err)
+	}
+	late, err := s.Watch("k/", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 200 {
+		mustUpdate(t, s, put("other/1", fmt.Sprint(i)))
+	}
+	if s.CompactRevision() < 10 {
+		t.Fatalf("compacted only to %d", s.CompactRevision())
+	}
+	if got := w.Progress(); got != s.Revision() {
+		t.Errorf("progress %d, want %d", got, s.Revision())
+	}
+	mustUpdate(t, s, put("k/2", "v"))
+	if events, _, err := w.Next(t.Context()); err != nil || len(events) != 1 || events[0].Entry.Key != "k/2" {
+		t.Errorf("got %v, %v", events, err)
+	}
+	if _, _, err := late.Next(t.Context()); !errors.Is(err, ErrCompacted) {
+		t.Errorf("the watcher that missed one: %v", err)
+	}
+}
+
 func TestWatchEnds(t *testing.T) {
 	s, stop := launch(t, Config{})
 	if _, err := s.Watch("k/", 1); !errors.Is(err, ErrFutureRevision) {

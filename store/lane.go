@@ -53,7 +53,7 @@ func (m *mvcc) enterLane(resource, name string, after int64) *lane {
 	}
 	l.watchers++
 	if l.from > after {
-		l.from, l.events = after, nil
+		l.from, l.events, l.forgotten = after, nil, 0 // after is not compacted, so nothing after it is
 		for _, e := range since(m.history.log(resource).events, after) {
 			if names := m.lanesOf(e); names[0] == name || names[1] == name || names[2] == name {
 				l.events = append(l.events, e)

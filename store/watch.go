@@ -82,7 +82,7 @@ func (w *Watcher) look() (events []*Event, revision int64, changed <-chan struct
 	m := w.memory
 	m.mu.RLock()
 	seen := w.seen.Load()
-	if seen < m.history.compacted {
+	if seen < w.log.forgotten {
 		m.mu.RUnlock()
 		return nil, 0, nil, ErrCompacted
 	}
@@ -113,7 +113,7 @@ func (w *Watcher) Progress() int64 {
 	w.memory.mu.RLock()
 	defer w.memory.mu.RUnlock()
 	seen := w.seen.Load()
-	if seen < w.memory.history.compacted {
+	if seen < w.log.forgotten {
 		return seen
 	}
 	for _, e := range since(w.log.events, seen) {

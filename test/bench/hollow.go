@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -41,7 +42,7 @@ type hollow struct {
 // hollows are all of them, and what they have seen together.
 type hollows struct {
 	ready, bound, running atomic.Int64
-	putOff                atomic.Int64  // requests that the server was too busy for
+	putOff, expired       atomic.Int64  // requests that the server was too busy for, watches that fell behind
 	changed               chan struct{} // has room for one: some count went up
 }
 
@@ -207,8 +208,20 @@ func (h *hollow) run(ctx context.Context, lease *coordinationv1.Lease) error {
 	return nil
 }
 
-// watch follows a list from its present state, as client-go's reflectors do.
+// watch follows a list from its present state, and starts over when it fell
+// behind, as client-go's reflectors do.
 func (h *hollow) watch(ctx context.Context, path, selector string, see func(kind string, object []byte) error) error {
+	for {
+		if err := h.watchOnce(ctx, path, selector, see); !errors.Is(err, errExpired) {
+			return err
+		}
+		h.crowd.expired.Add(1)
+	}
+}
+
+var errExpired = errors.New("the watch has fallen behind")
+
+func (h *hollow) watchOnce(ctx context.Context, path, selector string, see func(kind string, object []byte) error) error {
 	stream, err := h.open(ctx, http.MethodGet, path+"?watch=1&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan"+selector, protobufType+";stream=watch", "", nil)
 	if err != nil {
 		return err
@@ -233,6 +246,9 @@ func (h *hollow) watch(ctx context.Context, path, selector string, see func(kind
 			return err
 		}
 		if event.Type == string(watch.Error) {
+			if bytes.Contains(event.Object.Raw, []byte(metav1.StatusReasonExpired)) {
+				return errExpired
+			}
 			return fmt.Errorf("watch of %s: %q", path, event.Object.Raw)
 		}
 		if err := see(event.Type, event.Object.Raw); err != nil {

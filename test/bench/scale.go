@@ -207,7 +207,7 @@ func (f *figures) fill(ctx context.Context) error {
 	f.running = float64(pods) / took.Seconds()
 	after, err := measureProcess(f.server.PID())
 	f.fillCPU = 100 * (after.cpu - before.cpu).Seconds() / took.Seconds()
-	f.say("filled", "%.0f pods/s bound, %.0f running, %.0f %% of a core, %d requests put off", f.bound, f.running, f.fillCPU, f.hollows.putOff.Load())
+	f.say("filled", "%.0f pods/s bound, %.0f running, %.0f %% of a core, %d requests put off, %d watches expired", f.bound, f.running, f.fillCPU, f.hollows.putOff.Load(), f.hollows.expired.Load())
 	return errors.Join(err, watching.Wait())
 }
 
