@@ -50,10 +50,6 @@ func restore(t *testing.T, n *cluster.Node, args ...string) (string, error) {
 	return string(out), err
 }
 
-func without(all []string, one string) []string {
-	return slices.DeleteFunc(slices.Clone(all), func(s string) bool { return s == one })
-}
-
 func secretOf(t *testing.T, c *kubernetes.Clientset) string {
 	t.Helper()
 	secret, err := c.CoreV1().Secrets("default").Get(t.Context(), "sealed", metav1.GetOptions{})
