@@ -34,6 +34,8 @@ type Attempt struct {
 	Object      runtime.Object // nil for DELETE
 	Old         Object         // nil for CREATE; shared
 	DryRun      bool
+
+	riders []func() ([]Rider, error) // see Ride
 }
 
 // Admit asks the whole chain; the API layer calls it for CONNECT and for

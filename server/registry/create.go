@@ -58,8 +58,9 @@ func (r *Registry) create(ctx context.Context, e *entry, obj Object, managed []m
 		e.storage.Default(kept)
 	}
 	st := e.storage
-	if err := r.Admit(ctx, &Attempt{Resource: st.Resource, Operation: OperationCreate,
-		Namespace: kept.GetNamespace(), Name: kept.GetName(), Object: kept, DryRun: dryRun}); err != nil {
+	attempt := &Attempt{Resource: st.Resource, Operation: OperationCreate,
+		Namespace: kept.GetNamespace(), Name: kept.GetName(), Object: kept, DryRun: dryRun}
+	if err := r.Admit(ctx, attempt); err != nil {
 		return nil, err
 	}
 	dedupOwners(ctx, kept, true)
@@ -75,12 +76,12 @@ func (r *Registry) create(ctx context.Context, e *entry, obj Object, managed []m
 		return nil, &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: 500,
 			Message: "resourceVersion should not be set on objects to be created"}}
 	}
-	return r.insert(ctx, st, kept, dryRun)
+	return r.insert(ctx, st, kept, attempt)
 }
 
 // insert names, prepares, validates and writes an admitted object, again when a
 // generated name or an allocated claim turns out to be taken.
-func (r *Registry) insert(ctx context.Context, e *entry, obj Object, dryRun bool) (Object, error) {
+func (r *Registry) insert(ctx context.Context, e *entry, obj Object, a *Attempt) (Object, error) {
 	generated := obj.GetName() == "" && obj.GetGenerateName() != ""
 	pristine := obj
 	asked := e.claims(obj)
@@ -91,7 +92,7 @@ func (r *Registry) insert(ctx context.Context, e *entry, obj Object, dryRun bool
 		if generated {
 			obj.SetName(generateName(obj.GetGenerateName()))
 		}
-		out, err := r.insertOnce(ctx, e, obj, dryRun)
+		out, err := r.insertWithRiders(ctx, e, obj, a)
 		taken := (*ClaimedError)(nil)
 		switch {
 		case err == nil:
@@ -113,7 +114,7 @@ func (r *Registry) insert(ctx context.Context, e *entry, obj Object, dryRun bool
 	}
 }
 
-func (r *Registry) insertOnce(ctx context.Context, e *entry, obj Object, dryRun bool) (Object, error) {
+func (r *Registry) insertOnce(ctx context.Context, e *entry, obj Object, dryRun bool, riders []store.Op) (Object, error) {
 	r.fillSystemFields(obj)
 	if e.Namespaced && obj.GetNamespace() == "" {
 		return nil, e.invalid(obj.GetName(), field.ErrorList{field.Required(metadataPath.Child("namespace"), "")})
@@ -132,7 +133,10 @@ func (r *Registry) insertOnce(ctx context.Context, e *entry, obj Object, dryRun 
 		return nil, err
 	}
 	key := e.key(obj.GetNamespace(), obj.GetName())
-	out, err := r.put(ctx, e, key, obj, nil, store.Absent, dryRun)
+	out, err := r.put(ctx, e, key, obj, nil, store.Absent, dryRun, riders...)
+	if riderMoved(err, riders) {
+		return nil, errRiderMoved
+	}
 	var conflict *store.ConflictError
 	if errors.As(err, &conflict) {
 		return nil, e.alreadyExists(obj.GetName(), conflict)
@@ -171,18 +175,19 @@ func (e *entry) alreadyExists(name string, conflict *store.ConflictError) error 
 	return err
 }
 
-// put writes obj under key together with its claims. old is what it replaces;
+// put writes obj under key together with its claims and riders. old is what it replaces;
 // expect is the mod-revision to find. The result is the shared object.
-func (r *Registry) put(ctx context.Context, e *entry, key string, obj, old Object, expect int64, dryRun bool) (Object, error) {
+func (r *Registry) put(ctx context.Context, e *entry, key string, obj, old Object, expect int64, dryRun bool, riders ...store.Op) (Object, error) {
 	value, err := r.codec.encode(e, key, obj)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	return r.putValue(ctx, e, key, value, obj, old, expect, dryRun)
+	return r.putValue(ctx, e, key, value, obj, old, expect, dryRun, riders...)
 }
 
-func (r *Registry) putValue(ctx context.Context, e *entry, key string, value []byte, obj, old Object, expect int64, dryRun bool) (Object, error) {
+func (r *Registry) putValue(ctx context.Context, e *entry, key string, value []byte, obj, old Object, expect int64, dryRun bool, riders ...store.Op) (Object, error) {
 	ops := append([]store.Op{{Key: key, Value: value, Object: obj, Expect: expect}}, e.claimOps(key, obj, old)...)
+	ops = append(ops, riders...)
 	entries, err := r.commit(ctx, ops, dryRun)
 	if err != nil {
 		if taken := asClaimed(err); taken != nil {

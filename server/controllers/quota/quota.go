@@ -18,10 +18,13 @@ import (
 	"orch/server/registry/admission"
 )
 
-// settle is how long a new object waits for a recount. Its charge was admitted
-// already: a recount in between, which did not see the object yet, may have
-// dropped it.
-const settle = time.Second
+// settle is how long a new object waits for a recount, which finds nothing new:
+// its charge was written with it. Only a write that was admitted before the quota
+// existed has none, so that quotas younger than fresh are recounted at once.
+const (
+	settle = time.Second
+	fresh  = time.Minute
+)
 
 // Controller gives the resource quota controller.
 func Controller(r *registry.Registry, now func() time.Time) *loop.Controller {
@@ -31,7 +34,7 @@ func Controller(r *registry.Registry, now func() time.Time) *loop.Controller {
 		Workers: 4,
 		Sources: []loop.Source{loop.Each[*corev1.ResourceQuota](r)},
 		Start: func(ctx context.Context, enqueue func(loop.Key, time.Duration)) error {
-			return watchAll(ctx, r, quotas, enqueue)
+			return watchAll(ctx, r, quotas, now, enqueue)
 		},
 		Reconcile: func(ctx context.Context, key loop.Key) (time.Duration, error) {
 			_, err := quotas.MutateStatus(ctx, key.Namespace, key.Name, func(q *corev1.ResourceQuota) error {
@@ -50,7 +53,9 @@ func Controller(r *registry.Registry, now func() time.Time) *loop.Controller {
 }
 
 // watchAll follows all that quotas may count, from the first quota on.
-func watchAll(ctx context.Context, r *registry.Registry, quotas registry.Typed[*corev1.ResourceQuota], enqueue func(loop.Key, time.Duration)) error {
+func watchAll(ctx context.Context, r *registry.Registry, quotas registry.Typed[*corev1.ResourceQuota], now func() time.Time,
+	enqueue func(loop.Key, time.Duration),
+) error {
 	if err := firstQuota(ctx, quotas); err != nil {
 		return err
 	}
@@ -71,7 +76,11 @@ func watchAll(ctx context.Context, r *registry.Registry, quotas registry.Typed[*
 					return
 				}
 				for _, q := range quotas.List(obj.GetNamespace(), nil) {
-					enqueue(loop.KeyOf(q), delay)
+					wait := delay
+					if now().Sub(q.CreationTimestamp.Time) < fresh {
+						wait = 0
+					}
+					enqueue(loop.KeyOf(q), wait)
 				}
 			}, nil)
 		})

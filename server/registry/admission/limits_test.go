@@ -3,10 +3,12 @@ package admission
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
@@ -159,6 +161,63 @@ func TestResourceQuotaConcurrent(t *testing.T) {
 	}
 	if count != 5 || usedOf(t, r, "pods") != "5" {
 		t.Errorf("%d pods made, used %s", count, usedOf(t, r, "pods"))
+	}
+}
+
+// overtaking recounts the quota while a pod is between its admission and its
+// write, as the controller may.
+type overtaking struct{ first *atomic.Bool }
+
+func (o overtaking) Admit(ctx context.Context, a *registry.Attempt) error {
+	if a.Resource.Plural != "pods" || a.Operation != registry.OperationCreate || o.first.Swap(true) {
+		return nil
+	}
+	_, err := registry.Of[*corev1.ResourceQuota](a.Registry).MutateStatus(ctx, "ns", "q", func(q *corev1.ResourceQuota) error {
+		used, err := CountQuota(a.Registry, q, testTime)
+		q.Status = corev1.ResourceQuotaStatus{Hard: q.Spec.Hard, Used: used}
+		return err
+	})
+	return err
+}
+
+// A recount that does not see a pod which is just being written must not make
+// room for one more, however new the quota is.
+func TestResourceQuotaRecount(t *testing.T) {
+	for _, counted := range []bool{true, false} {
+		t.Run(fmt.Sprintf("counted before: %v", counted), func(t *testing.T) {
+			r := newRegistry(t, resourceQuota{now}, overtaking{&atomic.Bool{}})
+			spec := corev1.ResourceQuotaSpec{Hard: amounts(map[corev1.ResourceName]string{"pods": "1"})}
+			if counted {
+				newQuota(t, r, spec)
+			} else {
+				create(t, r, &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "q"}, Spec: spec})
+			}
+			pods := registry.Of[*corev1.Pod](r)
+			if _, err := pods.Create(t.Context(), pod("a")); err != nil {
+				t.Fatal(err)
+			}
+			if got := usedOf(t, r, "pods"); got != "1" {
+				t.Errorf("used are %s of 1", got)
+			}
+			_, err := pods.Create(t.Context(), pod("b"))
+			wantForbidden(t, err, "exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1")
+		})
+	}
+}
+
+// What is refused after its admission is not charged.
+func TestResourceQuotaRefused(t *testing.T) {
+	r := newRegistry(t, resourceQuota{now})
+	newQuota(t, r, corev1.ResourceQuotaSpec{Hard: amounts(map[corev1.ResourceName]string{"pods": "3"})})
+	pods := registry.Of[*corev1.Pod](r)
+	if _, err := pods.Create(t.Context(), pod("a")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pods.Create(t.Context(), pod("a")); !apierrors.IsAlreadyExists(err) {
+		t.Errorf("made twice: %v", err)
+	}
+	if got := usedOf(t, r, "pods"); got != "1" {
+		t.Errorf("used are %s", got)
 	}
 }
 

@@ -16,10 +16,12 @@ import (
 	"orch/server/registry"
 )
 
-// resourceQuota charges new objects to the quotas of their namespace. The
-// charge is one conditional write of each quota's status, so that concurrent
-// writers cannot together exceed it; the quota controller gives back what
-// deleted or refused objects have freed.
+// resourceQuota charges new objects to the quotas of their namespace, in the same
+// write that makes them: whoever reads a quota and then counts objects knows,
+// when the quota has not changed, that nothing was added meanwhile. So neither
+// concurrent writers nor a recount can make a quota be exceeded. Updates that
+// take more are charged just before. The quota controller gives back what
+// deleted objects have freed.
 type resourceQuota struct{ now func() time.Time }
 
 func (q resourceQuota) Admit(ctx context.Context, a *registry.Attempt) error {
@@ -29,16 +31,53 @@ func (q resourceQuota) Admit(ctx context.Context, a *registry.Attempt) error {
 	if a.Operation != registry.OperationCreate && a.Operation != registry.OperationUpdate {
 		return nil
 	}
-	quotas := registry.Of[*corev1.ResourceQuota](a.Registry)
-	present := quotas.List(a.Namespace, nil)
-	if len(present) == 0 {
-		return nil
-	}
 	evaluator := evaluatorFor(a.Resource.Group, a.Resource.Plural)
 	if !evaluator.charges(a) {
 		return nil
 	}
-	for _, quota := range present {
+	if a.Operation == registry.OperationCreate && a.Subresource == "" {
+		// Refused now already, before what else may be wrong is told.
+		if _, err := q.riders(a, evaluator); err != nil {
+			return err
+		}
+		a.Ride(func() ([]registry.Rider, error) { return q.riders(a, evaluator) })
+		return nil
+	}
+	return q.chargeNow(ctx, a, evaluator)
+}
+
+// riders are the quotas that the creation concerns, with its charge.
+func (q resourceQuota) riders(a *registry.Attempt, e quotaEvaluator) ([]registry.Rider, error) {
+	quotas := registry.Of[*corev1.ResourceQuota](a.Registry)
+	var riders []registry.Rider
+	for _, quota := range quotas.List(a.Namespace, nil) {
+		charge, err := q.charge(a, e, quota)
+		if err != nil {
+			return nil, err
+		}
+		if len(charge) == 0 && !uncounted(quota, e) {
+			continue
+		}
+		next := quota.DeepCopy()
+		if len(charge) > 0 {
+			next.Status.Used = add(next.Status.Used, charge)
+		}
+		riders = append(riders, registry.Rider{Resource: quotas.Resource(), Object: next})
+	}
+	return riders, nil
+}
+
+// uncounted tells whether a quota's first count, or that of a new limit, is still
+// to come. It charges nothing yet, but the count must not miss what is being
+// written: the quota, though the same, then is of a later version.
+func uncounted(quota *corev1.ResourceQuota, e quotaEvaluator) bool {
+	return len(e.tracked(quota.Spec.Hard)) > len(e.tracked(quota.Status.Hard))
+}
+
+// chargeNow charges ahead of the write.
+func (q resourceQuota) chargeNow(ctx context.Context, a *registry.Attempt, evaluator quotaEvaluator) error {
+	quotas := registry.Of[*corev1.ResourceQuota](a.Registry)
+	for _, quota := range quotas.List(a.Namespace, nil) {
 		charge, err := q.charge(a, evaluator, quota)
 		if err != nil {
 			return err
