@@ -103,6 +103,27 @@ func makeBolt(path string) error {
 	return explain(path, err)
 }
 
+// forgetPages unmaps the pages of the file at path, and drops those from the page
+// cache that are on the disk. They come back when they are read.
+func forgetPages(path string, db *bolt.DB) error {
+	// The file stays mapped where it is while a transaction is open.
+	err := db.View(func(tx *bolt.Tx) error {
+		_, _, errno := unix.Syscall(unix.SYS_MADVISE, db.Info().Data, uintptr(tx.Size()), unix.MADV_DONTNEED)
+		if errno != 0 {
+			return errno
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Fadvise(int(file.Fd()), 0, 0, unix.FADV_DONTNEED), file.Close())
+}
+
 // inspect reads every page in use of the file at path.
 func inspect(path string, v visitor) error {
 	options := boltOptions()

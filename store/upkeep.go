@@ -3,10 +3,17 @@ package store
 import (
 	"context"
 	"time"
+
+	bolt "go.etcd.io/bbolt"
 )
 
-// flushRetry is the pause after a flush that failed.
-const flushRetry = 10 * time.Second
+const (
+	// flushRetry is the pause after a flush that failed.
+	flushRetry = 10 * time.Second
+	// firstFlush is the delay of the first flush: a start writes more than what
+	// follows.
+	firstFlush = 10 * time.Second
+)
 
 // keepFlushed brings the state file up to the log when enough has gathered, or
 // some time after the first write it lacks. An idle store is never woken.
@@ -14,24 +21,29 @@ func (s *Store) keepFlushed(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	timer.Stop()
 	armed, failing := false, false
+	delay := min(firstFlush, s.cfg.tuning.flushDelay)
 	for {
-		due := false
+		due, quiet := false, false
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-s.fsm.changed:
 			due = !failing && s.fsm.unflushed() >= s.cfg.tuning.flushBytes
 		case <-timer.C:
-			due, armed = true, false
+			due, quiet, armed = true, true, false
 		}
 		if !due {
 			if !armed {
-				timer.Reset(s.cfg.tuning.flushDelay)
+				timer.Reset(delay)
 				armed = true
 			}
 			continue
 		}
+		delay = s.cfg.tuning.flushDelay
 		err := s.flushAndTruncate()
+		if quiet {
+			s.letGo()
+		}
 		if err != nil {
 			// The log still has it all; if it cannot grow, the next write will say so.
 			s.cfg.Logger.Warn("state not flushed, trying again", "error", err, "after", flushRetry)
@@ -39,6 +51,20 @@ func (s *Store) keepFlushed(ctx context.Context) error {
 		timer.Stop()
 		if failing, armed = err != nil, err != nil; armed {
 			timer.Reset(flushRetry)
+		}
+	}
+}
+
+// letGo drops the pages of both files from memory when there is little to do. A
+// busy time has touched all of them, of which a few are in use. And what was
+// written in one go is one folio in the page cache: when a page of it changes,
+// the kernel counts all of it as written, and some file systems write it all.
+func (s *Store) letGo() {
+	s.state.mu.RLock()
+	defer s.state.mu.RUnlock()
+	for path, db := range map[string]*bolt.DB{s.log.path: s.log.db, s.state.path: s.state.db} {
+		if err := forgetPages(path, db); err != nil {
+			s.cfg.Logger.Debug("pages stay in memory", "file", path, "error", err)
 		}
 	}
 }
