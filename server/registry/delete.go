@@ -36,11 +36,13 @@ func (r *Registry) Delete(ctx context.Context, res *Resource, ns, name string, o
 // delete retries until nobody else writes in between; see rewrite.
 func (r *Registry) delete(ctx context.Context, e *entry, ns, name string, opts *metav1.DeleteOptions) (Object, bool, error) {
 	key := e.key(ns, name)
-	current, _ := r.store.Get(key)
+	current, _ := r.read(key)
 	synced := false
 	for {
 		out, gone, err := r.deleteOnce(ctx, e, key, name, current, opts.DeepCopy())
-		if err == nil || ctx.Err() != nil {
+		// What was not written has not been held against the newest state yet.
+		stale := err == nil && !gone && !synced && out == current.Object.(Object)
+		if err == nil && !stale || ctx.Err() != nil {
 			return out, gone, err
 		}
 		var conflict *store.ConflictError
@@ -57,7 +59,7 @@ func (r *Registry) delete(ctx context.Context, e *entry, ns, name string, opts *
 		synced = true
 		fresh, _ := r.store.Get(key)
 		if sameEntry(current, fresh) {
-			return nil, false, err
+			return out, gone, err
 		}
 		current = fresh
 	}

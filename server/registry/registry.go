@@ -38,6 +38,7 @@ type Encryption interface {
 type Registry struct {
 	store     *store.Store
 	write     func(context.Context, ...store.Op) ([]*store.Entry, error) // the store's Update; a seam for tests
+	read      func(key string) (*store.Entry, int64)                     // the store's Get, with which a change begins; likewise
 	admission []Admission
 	now       func() time.Time
 	codec     *codec
@@ -91,7 +92,7 @@ func New(cfg Config) (*Registry, error) {
 
 // UseStore binds the store. It must be called before any other method but the
 // ones that describe the table, when Config carried none.
-func (r *Registry) UseStore(s *store.Store) { r.store, r.write = s, s.Update }
+func (r *Registry) UseStore(s *store.Store) { r.store, r.write, r.read = s, s.Update, s.Get }
 
 func (r *Registry) buildTable() error {
 	for _, res := range r.resources {

@@ -49,3 +49,48 @@ func TestUnknownOutcomeIsToldOnce(t *testing.T) {
 		t.Errorf("revision %d after 3 writes, %d before", now, first)
 	}
 }
+
+// A follower's memory may be old. What changes nothing there is no answer yet.
+func TestUnchangedIsHeldAgainstTheNewest(t *testing.T) {
+	f := newFixture(t)
+	cms := Of[*corev1.ConfigMap](f.Registry)
+	first := create(f, f.configMap("cm", "n", "1"))
+	old, _ := f.store.Get("configmaps/default/cm")
+	if old == nil {
+		t.Fatal("the key is another one")
+	}
+	next := first.DeepCopy()
+	next.Data["n"] = "2"
+	second, err := cms.Update(f.ctx, next)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.read = func(string) (*store.Entry, int64) { return old, old.ModRevision }
+
+	out, _, err := f.Patch(f.ctx, f.cms, "", "default", "cm", types.MergePatchType, []byte(`{}`), nil)
+	if err != nil || out.(*corev1.ConfigMap).ResourceVersion != second.ResourceVersion {
+		t.Errorf("an empty patch shows %v, %v instead of version %s", out, err, second.ResourceVersion)
+	}
+	_, err = cms.Update(f.ctx, first.DeepCopy())
+	wantStatus(t, err, 409, metav1.StatusReasonConflict, "")
+}
+
+// The same for a deletion that is under way already.
+func TestRepeatedDeleteIsHeldAgainstTheNewest(t *testing.T) {
+	f := newFixture(t)
+	pods := Of[*corev1.Pod](f.Registry)
+	create(f, f.pod("web", "node1"))
+	if err := pods.Delete(f.ctx, "default", "web", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	old, _ := f.store.Get("pods/default/web")
+	if old == nil || old.Object.(*corev1.Pod).DeletionTimestamp == nil {
+		t.Fatalf("the pod is not being deleted: %+v", old)
+	}
+	if err := pods.Delete(f.ctx, "default", "web", metav1.DeleteOptions{GracePeriodSeconds: new(int64)}); err != nil {
+		t.Fatal(err)
+	}
+	f.read = func(string) (*store.Entry, int64) { return old, old.ModRevision }
+	_, _, err := f.Delete(f.ctx, f.pods, "default", "web", &metav1.DeleteOptions{})
+	wantStatus(t, err, 404, metav1.StatusReasonNotFound, "")
+}

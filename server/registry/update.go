@@ -123,11 +123,13 @@ func (r *Registry) Mutate(ctx context.Context, res *Resource, subresource, ns, n
 // read that is known to be current.
 func (r *Registry) rewrite(ctx context.Context, rw *rewrite) (Object, bool, error) {
 	key := rw.e.key(rw.ns, rw.name)
-	current, _ := r.store.Get(key)
+	current, _ := r.read(key)
 	synced := false
 	for {
 		out, created, err := r.rewriteOnce(ctx, rw, key, current)
-		if err == nil {
+		// What was not written has not been held against the newest state yet.
+		stale := err == nil && !synced && current != nil && out == current.Object.(Object)
+		if err == nil && !stale {
 			return out, created, nil
 		}
 		if ctx.Err() != nil {
@@ -149,7 +151,7 @@ func (r *Registry) rewrite(ctx context.Context, rw *rewrite) (Object, bool, erro
 		synced = true
 		fresh, _ := r.store.Get(key)
 		if sameEntry(current, fresh) {
-			return nil, false, err
+			return out, created, err
 		}
 		current = fresh
 	}
