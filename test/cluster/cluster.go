@@ -169,6 +169,16 @@ func (n *Node) Start() error {
 // Exited is closed when the process has ended.
 func (n *Node) Exited() <-chan struct{} { return n.done }
 
+// Running tells whether the process has not ended.
+func (n *Node) Running() bool {
+	select {
+	case <-n.done:
+		return false
+	default:
+		return true
+	}
+}
+
 // ExitCode of an ended process.
 func (n *Node) ExitCode() int { return n.process.ProcessState.ExitCode() }
 

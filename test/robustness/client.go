@@ -159,7 +159,7 @@ func (c *client) run(ctx context.Context, pause time.Duration) error {
 // what was read.
 func (c *client) choose() call {
 	key := c.r.h.Keys[c.random.IntN(len(c.r.h.Keys))] // keys never change
-	k := []kind{get, get, get, create, create, update, update, update, put, patch, remove, destroy}[c.random.IntN(12)]
+	k := []kind{get, get, touch, create, create, update, update, update, put, patch, remove, destroy}[c.random.IntN(12)]
 	if k == destroy && c.random.IntN(4) > 0 {
 		k = create
 	}
@@ -212,6 +212,8 @@ func (c *client) request(made *call) (method, path string, body any) {
 		return http.MethodPut, path, object
 	case put:
 		return http.MethodPut, path, object
+	case touch:
+		return http.MethodPatch, path, configMap{}
 	case patch:
 		return http.MethodPatch, path, configMap{Data: object.Data}
 	case remove:

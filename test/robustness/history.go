@@ -27,6 +27,7 @@ const (
 	remove  kind = "delete"  // with the uid and resourceVersion of a read as preconditions
 	destroy kind = "destroy" // a delete without preconditions
 	get     kind = "get"
+	touch   kind = "touch" // a patch that changes nothing: it must not show an old state either
 )
 
 // outcome of a call, as its client knows it.
@@ -71,7 +72,7 @@ func (c *call) failure() string {
 }
 
 // writes tells whether a call that is done has changed something.
-func (c *call) writes() bool { return c.Kind != get }
+func (c *call) writes() bool { return c.Kind != get && c.Kind != touch }
 
 func (c *call) deletes() bool { return c.Kind == remove || c.Kind == destroy }
 

@@ -89,7 +89,7 @@ func (o object) do(c *call) []object {
 		return nil
 	}
 	switch {
-	case c.Kind == get:
+	case !c.writes():
 		if c.Found != o.value || !o.mayBe(c.Revision) {
 			return nil
 		}
@@ -122,7 +122,7 @@ func (c *call) describe() string {
 		what += fmt.Sprintf(" if at %d", c.Expect)
 	}
 	what += fmt.Sprintf(" → %s", c.Outcome)
-	if c.Kind == get && c.Outcome == done {
+	if !c.writes() && c.Outcome == done {
 		what += " " + c.Found
 	}
 	if c.Revision != 0 {

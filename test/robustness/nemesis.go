@@ -88,10 +88,14 @@ func faults() []fault {
 
 // rejoin waits until a new machine has joined; other faults go on meanwhile.
 func (n *nemesis) rejoin(ctx context.Context, on *cluster.Node) error {
-	return until(ctx, on.Name+" does not join again", func(ctx context.Context) error {
+	for ctx.Err() == nil { // then it is for recover to wait
 		n.revive(ctx, on)
-		return n.wellSoon(ctx, on)
-	})
+		if n.wellSoon(ctx, on) == nil {
+			break
+		}
+		pause(ctx, retry)
+	}
+	return nil
 }
 
 // fillDisk also writes much, through another server: what small writes need, the
@@ -106,7 +110,9 @@ func fillDisk(n *nemesis, ctx context.Context, on *cluster.Node) error {
 	}
 	defer a.close()
 	big := configMap{APIVersion: "v1", Kind: "ConfigMap", Metadata: metadata{Name: "big"}, Data: map[string]string{dataKey: strings.Repeat("x", 256<<10)}}
-	for range 8 {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout) // with no quorum nothing is written
+	defer cancel()
+	for ctx.Err() == nil && on.Running() {
 		_, _, _ = a.do(ctx, http.MethodPost, mapsPath, big) // other faults may be at work
 		_, _, _ = a.do(ctx, http.MethodDelete, mapsPath+"/big", nil)
 	}
@@ -262,7 +268,7 @@ func (n *nemesis) apply(ctx context.Context, f fault, on *cluster.Node, lasting 
 	if f.mend == nil {
 		return nil
 	}
-	return f.mend(n, context.WithoutCancel(ctx), on)
+	return f.mend(n, ctx, on)
 }
 
 // look finds servers that have ended though no fault is at work on them.
