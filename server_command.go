@@ -192,9 +192,25 @@ func runAgent(c *cli.Context) error {
 	return unlessShutdown(group.Wait())
 }
 
+// forgetSecrets takes what was read by now out of the environment, so that no
+// program that orch starts inherits it.
+func forgetSecrets() error {
+	for _, flag := range []string{"token", "agent-token", "snapshot-s3-access-key", "snapshot-s3-secret-key"} {
+		for _, name := range env(flag) {
+			if err := os.Unsetenv(name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // nodeConfig reads what server and agent have in common.
 func nodeConfig(c *cli.Context) (agent.Config, error) {
 	if err := readConfigFile(c); err != nil {
+		return agent.Config{}, err
+	}
+	if err := forgetSecrets(); err != nil {
 		return agent.Config{}, err
 	}
 	logger, err := newLogger(c, os.Stderr)

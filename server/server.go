@@ -274,6 +274,9 @@ func (a *assembly) serve(ctx context.Context, listener net.Listener, local chan<
 			return err
 		}
 	}
+	if err := a.tokens.CatchUp(); err != nil {
+		return err
+	}
 	a.gate.open()
 	group.Go(func() error { return a.tokens.Run(ctx) })
 	group.Go(func() error { return a.snapshots.Run(ctx) })

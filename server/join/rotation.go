@@ -240,12 +240,21 @@ func (o *Rotation) keep(t Tokens) error {
 	return nil
 }
 
-// Run keeps this server's files the same as the cluster's word, until ctx ends.
-func (o *Rotation) Run(ctx context.Context) error {
-	if r, err := o.current(); err == nil && r != nil && o.tokens(r) != o.Keys.Tokens {
+// CatchUp brings the files up to date, before anybody on this machine reads them.
+func (o *Rotation) CatchUp() error {
+	r, err := o.current()
+	if r == nil || err != nil {
+		return err
+	}
+	if o.tokens(r) != o.Keys.Tokens {
 		o.Logger.Warn("the join tokens were rotated: what this server was started with is void; the tokens in force are in its files",
 			"component", "join", "dir", o.Dir)
 	}
+	return o.keep(o.tokens(r))
+}
+
+// Run keeps this server's files the same as the cluster's word, until ctx ends.
+func (o *Rotation) Run(ctx context.Context) error {
 	return registry.Of[*corev1.Secret](o.Registry).Watch(ctx, func(_, s *corev1.Secret, deleted bool) {
 		if deleted || s.Namespace != metav1.NamespaceSystem || s.Name != rotationName {
 			return

@@ -92,6 +92,17 @@ func TestTokenRotation(t *testing.T) {
 		})
 	}
 	must(t, third.Restart()) // its flags have the old token
+	secret := old["token"][strings.LastIndexByte(old["token"], ':')+1:]
+	eventually(t, 30*time.Second, func() error { // until it is up again, and never otherwise
+		out, err := third.Exec(t.Context(), "curl", "-sk", "-u", "server:"+secret, "-d", `{"name":"x"}`, "https://127.0.0.1:6443/v1-orch/server/join")
+		if err == nil && strings.Contains(out, "files") {
+			t.Fatal("a server that was started with the old token hands out the cluster's keys for it")
+		}
+		if !strings.Contains(out, "the token was rotated") {
+			return fmt.Errorf("%v %s", err, out)
+		}
+		return nil
+	})
 	must(t, agent.Restart())
 	must(t, agent.WaitReady(t.Context()))
 	join(t, third) // reads the new token there

@@ -104,7 +104,7 @@ func (b *sandbox) checkStopped() {
 	for _, look := range []string{
 		"iptables-save | grep -v 'not for' | grep ORCH", "nft list tables | grep -x 'table ip orch'",
 		"ip -o link | grep -E ' (orch0|orch-vxlan|veth)'", "ip route show type unreachable | grep .",
-		"ls -d /sys/fs/cgroup/*/kubepods/*/pod* /sys/fs/cgroup/*/kubepods/pod* 2>/dev/null | grep -F \"$(ls $ORCH_DATA_DIR/agent/pods 2>/dev/null || echo none)\"",
+		"ls -d /sys/fs/cgroup/*/kubepods/*/pod* /sys/fs/cgroup/*/kubepods/pod* 2>/dev/null | grep -F \"$(ls $ORCH_DATA_DIR/agent/pods 2>/dev/null | grep . || echo none)\"",
 		"grep $ORCH_DATA_DIR/ /proc/self/mounts",
 	} {
 		if out, err := b.try(look); err == nil {
@@ -235,6 +235,10 @@ func TestInstallOverHTTP(t *testing.T) {
 	server.run("orch kubectl cordon " + server.node.Name + " && orch kubectl create deployment hello --image=orch.local/hello && orch kubectl rollout status deployment/hello --timeout=60s")
 	if pods := agent.pods(); len(pods) == 0 {
 		t.Error("no pod runs on the agent")
+	}
+	shims := strings.ReplaceAll(agent.run("grep -l containerd-shim /proc/[0-9]*/cmdline"), "cmdline", "environ")
+	if out, err := agent.try("grep -laF -f /run/secret " + strings.ReplaceAll(shims, "\n", " ")); err == nil || strings.Contains(out, "Permission") {
+		t.Errorf("programs that orch started inherit the token: %s", out)
 	}
 	agent.run("rc-service orch stop", "RC_GOINGDOWN=YES")
 	if pods := agent.pods(); len(pods) > 0 {
