@@ -239,7 +239,7 @@ func (a *assembly) link(ctx context.Context) error {
 			}
 			linking, stop := context.WithCancel(ctx)
 			running[address] = stop
-			agent := &link.Agent{Address: address, TLS: a.credentials.TLSConfig(), Logger: a.cfg.Logger, Handler: handler}
+			agent := &link.Agent{Address: address, Also: a.servers.given, TLS: a.credentials.TLSConfig(), Logger: a.cfg.Logger, Handler: handler}
 			group.Go(func() error { return agent.Run(linking) })
 		}
 		select {

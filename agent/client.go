@@ -23,8 +23,8 @@ import (
 // hangUp closes its connections that nobody uses.
 func newAPIClient(server string, balancer *servers, credentials *joining.Credentials) (client kubernetes.Interface, hangUp func(), err error) {
 	transport := &http.Transport{
-		TLSClientConfig: credentials.TLSConfig(), ForceAttemptHTTP2: true, DialContext: balancer.dial,
-		TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: 90 * time.Second,
+		TLSClientConfig: credentials.TLSConfig(), ForceAttemptHTTP2: true, DialTLSContext: balancer.dialTLS(credentials.TLSConfig()),
+		IdleConnTimeout: 90 * time.Second,
 		// Finds a server that died without a word, early enough for the node's
 		// lease to be renewed at another; watches would wait for ever.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second},

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,7 +31,7 @@ type servers struct {
 
 	mu      sync.Mutex // guards what follows
 	learned []string   // host:port, sorted
-	current string     // the last that answered
+	current string     // the last that answered as a server
 	changed chan struct{}
 }
 
@@ -61,18 +62,44 @@ func (s *servers) candidates() []string {
 
 // dial connects to a server, whatever address is asked for.
 func (s *servers) dial(ctx context.Context, network, _ string) (net.Conn, error) {
-	all := s.candidates()
-	var errs []error
-	for _, address := range all {
-		dialer := &net.Dialer{Timeout: dialTime}
-		if len(all) == 1 {
-			dialer.Timeout = 10 * time.Second
-		}
-		conn, err := dialer.DialContext(ctx, network, address)
-		if err == nil {
+	return s.try(ctx, func(ctx context.Context, address string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, network, address)
+	})
+}
+
+// dialTLS is dial with the handshake. Only that tells a server from whatever else
+// answers: a learned address may be another machine's where the agent is, behind
+// NAT. Who has shown to be a server is asked first the next time.
+func (s *servers) dialTLS(config *tls.Config) func(ctx context.Context, network, _ string) (net.Conn, error) {
+	config = config.Clone()
+	config.NextProtos = []string{"h2", "http/1.1"}
+	return func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return s.try(ctx, func(ctx context.Context, address string) (net.Conn, error) {
+			conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, network, address)
+			if err != nil {
+				return nil, fmt.Errorf("server %s: %w", address, err)
+			}
 			s.mu.Lock()
 			s.current = address
 			s.mu.Unlock()
+			return conn, nil
+		})
+	}
+}
+
+// try gives the first connection that comes about.
+func (s *servers) try(ctx context.Context, connect func(ctx context.Context, address string) (net.Conn, error)) (net.Conn, error) {
+	all := s.candidates()
+	patience := dialTime
+	if len(all) == 1 {
+		patience = 10 * time.Second
+	}
+	var errs []error
+	for _, address := range all {
+		attempt, cancel := context.WithTimeout(ctx, patience)
+		conn, err := connect(attempt, address)
+		cancel()
+		if err == nil {
 			return conn, nil
 		}
 		errs = append(errs, err)
@@ -86,7 +113,8 @@ func (s *servers) dial(ctx context.Context, network, _ string) (net.Conn, error)
 // links gives the servers that want a link to this node, and a channel that is
 // closed when they change: each server has the streams that its own clients ask
 // for. The given address may be another name of one of them, so it counts only
-// as long as nothing was learned.
+// as long as nothing was learned; later it is a way to those that their own
+// addresses do not lead to.
 func (s *servers) links() ([]string, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -2,10 +2,14 @@ package agent
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
+
+	"orch/internal/pki"
 )
 
 // listen gives an address that answers until the function is called.
@@ -66,4 +70,66 @@ func TestServers(t *testing.T) {
 		conn.Close()
 		t.Error("connected to nobody")
 	}
+}
+
+// A learned address at which something else answers does not keep the agent from
+// the server that it was given.
+func TestServersBehindNAT(t *testing.T) {
+	now := time.Now()
+	ours, err := pki.LoadOrCreateAuthority(t.TempDir(), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := pki.LoadOrCreateAuthority(t.TempDir(), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	given, stopGiven := listenTLS(t, ours, "127.0.0.1:0")
+	foreign, _ := listenTLS(t, other, "127.0.0.1:0")
+	s := newServers(given, filepath.Join(t.TempDir(), "servers.json"))
+	if err := s.learn([]string{foreign}); err != nil {
+		t.Fatal(err)
+	}
+	dial := s.dialTLS(&tls.Config{RootCAs: ours.Pool(), ServerName: "kubernetes"})
+	stopGiven() // for a moment
+	if conn, err := dial(t.Context(), "tcp", "ignored:1"); err == nil {
+		t.Errorf("connected to %s", conn.RemoteAddr())
+		conn.Close()
+	}
+	listenTLS(t, ours, given)
+	conn, err := dial(t.Context(), "tcp", "ignored:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if got := conn.RemoteAddr().String(); got != given || s.candidates()[0] != given {
+		t.Errorf("connected to %s, first is %s", got, s.candidates()[0])
+	}
+}
+
+func listenTLS(t *testing.T, ca *pki.Authority, at string) (address string, stop func()) {
+	t.Helper()
+	pair, err := ca.Issue(pki.ServingProfile(nil, net.IPv4(127, 0, 0, 1), "cluster.local"), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := pair.Certificate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := tls.Listen("tcp", at, &tls.Config{Certificates: []tls.Certificate{*cert}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _ = conn.(*tls.Conn).HandshakeContext(t.Context()) }()
+		}
+	}()
+	t.Cleanup(func() { listener.Close() })
+	return listener.Addr().String(), func() { listener.Close() }
 }

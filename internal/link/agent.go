@@ -24,7 +24,10 @@ const (
 
 // Agent is the node's end of the link to one server.
 type Agent struct {
-	Address string      // "host:port" of the server
+	Address string // "host:port" of the server
+	// Also may lead to the same server where Address does not, through NAT or a
+	// balancer; it does when the certificate there is good for Address's host.
+	Also    string
 	TLS     *tls.Config // trusts the cluster's CA and shows the node's certificate
 	Handler http.Handler
 	Logger  *slog.Logger // nil: slog.Default
@@ -106,26 +109,49 @@ func (a *Agent) serveOnce(ctx context.Context, connected func()) error {
 var errSessionEnded = errors.New("session ended")
 
 func (a *Agent) connect(ctx context.Context) (net.Conn, error) {
-	dial := a.Dial
-	if dial == nil {
-		dial = func(ctx context.Context, address string) (net.Conn, error) {
-			return (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, "tcp", address)
-		}
+	if a.Also == "" || a.Also == a.Address {
+		return a.connectTo(ctx, a.Address, a.TLS.ServerName, dialTime)
 	}
-	raw, err := dial(ctx, a.Address)
-	if err != nil {
-		return nil, err
+	conn, err := a.connectTo(ctx, a.Address, a.TLS.ServerName, firstDialTime)
+	if err == nil || ctx.Err() != nil {
+		return conn, err
 	}
+	conn, alsoErr := a.connectTo(ctx, a.Also, "", dialTime)
+	if alsoErr != nil {
+		return nil, errors.Join(err, fmt.Errorf("by way of %s: %w", a.Also, alsoErr))
+	}
+	return conn, nil
+}
+
+// How long an address may take to answer.
+const (
+	dialTime      = 10 * time.Second
+	firstDialTime = 3 * time.Second // where there is another
+)
+
+// connectTo makes the link through target to the server that has a certificate
+// for serverName; "": for Address's host.
+func (a *Agent) connectTo(ctx context.Context, target, serverName string, patience time.Duration) (net.Conn, error) {
 	config := a.TLS.Clone()
-	config.NextProtos = []string{Protocol}
-	if config.ServerName == "" {
+	config.NextProtos, config.ServerName = []string{Protocol}, serverName
+	if serverName == "" {
+		var err error
 		if config.ServerName, _, err = net.SplitHostPort(a.Address); err != nil {
-			raw.Close()
 			return nil, fmt.Errorf("server address %q: %w", a.Address, err)
 		}
 	}
+	dial := a.Dial
+	if dial == nil {
+		dial = func(ctx context.Context, address string) (net.Conn, error) {
+			return (&net.Dialer{Timeout: patience}).DialContext(ctx, "tcp", address)
+		}
+	}
+	raw, err := dial(ctx, target)
+	if err != nil {
+		return nil, err
+	}
 	conn := tls.Client(raw, config)
-	handshake, cancel := context.WithTimeout(ctx, 10*time.Second)
+	handshake, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := conn.HandshakeContext(handshake); err != nil {
 		raw.Close()

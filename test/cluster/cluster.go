@@ -55,9 +55,11 @@ type Node struct {
 	Args       []string // of the executable; may be changed before Start
 	network    *Network
 	server     *Node // whose API an agent joins; nil for a server
-	process    *exec.Cmd
-	reaping    sync.WaitGroup
-	done       chan struct{} // closed when the process has ended
+
+	router, routerIP string // of a node behind NAT
+	process          *exec.Cmd
+	reaping          sync.WaitGroup
+	done             chan struct{} // closed when the process has ended
 }
 
 // NewNode makes a node with a directory and a network namespace of its own,

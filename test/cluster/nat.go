@@ -30,9 +30,20 @@ func (n *Node) MoveBehindNAT() (remove func() error, err error) {
 		in+"iptables -w -A FORWARD -i eth0 -m conntrack --ctstate NEW -j DROP",
 	)
 	n.IP, n.Args = outer, append(n.Args, "--node-ip", outer)
+	n.router, n.routerIP = router, fmt.Sprintf("10.99.0.%d", 10+i)
 	remove = func() error { return run("ip netns del " + router) }
 	if err != nil {
 		return nil, errors.Join(err, remove())
 	}
 	return remove, nil
+}
+
+// Publish makes the router of a node behind NAT pass connections to its own TCP
+// port on to the node's, and gives the router's address.
+func (n *Node) Publish(port int) (ip string, err error) {
+	in := "nsenter --net=/run/netns/" + n.router + " iptables -w "
+	return n.routerIP, run(
+		fmt.Sprintf("%s-t nat -A PREROUTING -i eth0 -p tcp --dport %d -j DNAT --to-destination %s:%d", in, port, n.IP, port),
+		fmt.Sprintf("%s-I FORWARD -i eth0 -p tcp -d %s --dport %d -j ACCEPT", in, n.IP, port),
+	)
 }
