@@ -110,13 +110,14 @@ func (h *hollow) register(ctx context.Context, i int) (*coordinationv1.Lease, er
 		node.Status.Conditions = append(node.Status.Conditions, corev1.NodeCondition{Type: kind, Status: corev1.ConditionFalse, Reason: "Fine", LastHeartbeatTime: metav1.Now(), LastTransitionTime: metav1.Now()})
 	}
 	node.Status.Conditions = append(node.Status.Conditions, corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady", Message: "kubelet is posting ready status", LastHeartbeatTime: metav1.Now(), LastTransitionTime: metav1.Now()})
-	if err := h.send(ctx, http.MethodPost, "/api/v1/nodes", node); err != nil {
+	if err := h.send(ctx, http.MethodPost, "/api/v1/nodes", node, new(corev1.Node)); err != nil {
 		return nil, err
 	}
 	duration, now := int32(40), metav1.NowMicro()
 	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: h.name, Namespace: corev1.NamespaceNodeLease},
 		Spec: coordinationv1.LeaseSpec{HolderIdentity: &h.name, LeaseDurationSeconds: &duration, RenewTime: &now}}
-	return lease, h.send(ctx, http.MethodPost, leasePath, lease)
+	made := new(coordinationv1.Lease)
+	return made, h.send(ctx, http.MethodPost, leasePath, lease, made)
 }
 
 const leasePath = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
@@ -127,8 +128,9 @@ type message interface {
 	Unmarshal([]byte) error
 }
 
-// send writes the object and reads into it what the server made of it.
-func (h *hollow) send(ctx context.Context, method, path string, object message) error {
+// send writes the object and reads what the server made of it into answered,
+// which is empty.
+func (h *hollow) send(ctx context.Context, method, path string, object runtime.Object, answered message) error {
 	body, err := encode(object)
 	if err != nil {
 		return err
@@ -142,7 +144,7 @@ func (h *hollow) send(ctx context.Context, method, path string, object message) 
 	if err != nil {
 		return err
 	}
-	return unwrap(data, object)
+	return unwrap(data, answered)
 }
 
 // unwrap decodes the envelope of the protobuf media type, and what is in it.
@@ -302,11 +304,11 @@ func (h *hollow) renew(ctx context.Context, lease *coordinationv1.Lease) error {
 	for {
 		now := metav1.NowMicro()
 		lease.Spec.RenewTime = &now
-		next := lease.DeepCopy()
-		if err := h.send(ctx, http.MethodPut, leasePath+"/"+h.name, next); err != nil {
+		next := new(coordinationv1.Lease)
+		if err := h.send(ctx, http.MethodPut, leasePath+"/"+h.name, lease, next); err != nil {
 			return err
 		}
-		lease.ResourceVersion = next.ResourceVersion
+		lease = next
 		if err := pause(ctx, renewEvery); err != nil {
 			return err
 		}

@@ -64,11 +64,14 @@ func (b *bench) scale(ctx context.Context, sizes, profiles, plot string) error {
 		}
 		all = append(all, f)
 		b.sizes = scaleRows(all)
+		if plot == "" {
+			continue
+		}
+		if err := os.WriteFile(plot, scalePlot(all), 0o644); err != nil {
+			return err
+		}
 	}
-	if plot == "" {
-		return nil
-	}
-	return os.WriteFile(plot, scalePlot(all), 0o644)
+	return nil
 }
 
 func (f *figures) measure(ctx context.Context) (err error) {
