@@ -63,12 +63,12 @@ type call struct {
 
 // failure says in a word why there is no certain answer.
 func (c *call) failure() string {
-	for _, sign := range []string{"connection refused", "deadline exceeded", "connection reset", "EOF", "500", "503", "504"} {
+	for _, sign := range []string{"not ready", "connection refused", "deadline exceeded", "connection reset", "EOF", "handshake timeout", "broken pipe", "500", "503", "504"} {
 		if strings.Contains(c.Failure, sign) {
 			return sign
 		}
 	}
-	return c.Failure
+	return "something else"
 }
 
 // writes tells whether a call that is done has changed something.
