@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -20,7 +21,10 @@ func (s *Store) steer(ctx context.Context) error {
 		reign, changed := s.leadership.now()
 		var err error
 		if reign != nil {
+			var noting sync.WaitGroup
+			noting.Go(s.noteAddress)
 			s.travel(ctx, s.ownRoute(reign), patience)
+			noting.Wait()
 			retry.reset()
 			lost = time.Now()
 			continue
@@ -45,6 +49,20 @@ func (s *Store) steer(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// noteAddress tells the group where its leader is, should that have moved. Others
+// tell the leader when they connect.
+func (s *Store) noteAddress() {
+	own := raft.ServerAddress(s.peers.Addr().String())
+	for _, server := range s.configuration().Servers {
+		if server.ID != s.id || server.Address == own {
+			continue
+		}
+		if err := s.reconfigured(s.raft.AddVoter(s.id, own, 0, memberTimeout)); err != nil && !errors.Is(err, ErrNotLeader) {
+			s.cfg.Logger.Warn("the group does not know this server's new address", "address", own, "error", err)
+		}
+	}
 }
 
 func (s *Store) giveUp() {

@@ -1,6 +1,7 @@
 package cluster_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -130,17 +131,11 @@ func TestReinstalledNode(t *testing.T) {
 	})
 
 	must(t, again.Stop())
-	moved := "10.99.1." + again.IP[strings.LastIndexByte(again.IP, '.')+1:]
-	for _, command := range []string{"addr flush dev eth0", "addr add " + moved + "/16 dev eth0", "route add default via 10.99.0.1"} {
-		if out, err := exec.Command("ip", append([]string{"-n", again.Namespace}, strings.Fields(command)...)...).CombinedOutput(); err != nil {
-			t.Fatalf("ip %s: %s", command, out)
-		}
-	}
-	again.Args = append(again.Args, "--node-ip", moved)
+	move(t, again)
 	must(t, again.Start())
 	eventually(t, 30*time.Second, func() error {
 		out, err := server.Kubectl(t.Context(), "get", "node", agent.Name, "-o", `jsonpath={.status.addresses[?(@.type=="InternalIP")].address} {.status.conditions[?(@.type=="Ready")].status}`)
-		if err != nil || out != moved+" True" {
+		if err != nil || out != again.IP+" True" {
 			return fmt.Errorf("the node is %s; log: %s", out, again.LogTail())
 		}
 		return nil
@@ -168,4 +163,49 @@ func TestServerJoinErrors(t *testing.T) {
 	if err != nil || !strings.Contains(out, "servers may be 1 minor version apart") {
 		t.Errorf("a server two versions older: %v %s", err, out)
 	}
+}
+
+// move gives a stopped node another address.
+func move(t *testing.T, n *cluster.Node) {
+	t.Helper()
+	moved := "10.99.1." + n.IP[strings.LastIndexByte(n.IP, '.')+1:]
+	for _, command := range []string{"addr flush dev eth0", "addr add " + moved + "/16 dev eth0", "route add default via 10.99.0.1"} {
+		if out, err := exec.Command("ip", append([]string{"-n", n.Namespace}, strings.Fields(command)...)...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %s: %s", command, out)
+		}
+	}
+	n.IP = moved
+	n.Args = append(n.Args, "--node-ip", moved)
+}
+
+// Servers may be started in any order, and get other addresses one by one, the
+// one that all others were told of as well.
+func TestServersMove(t *testing.T) {
+	first := cluster.Start(t)
+	must(t, first.Stop())
+	second := further(t, first)
+	eventually(t, 20*time.Second, func() error {
+		if tail := second.LogTail(); !strings.Contains(tail, "waiting for the server") {
+			return fmt.Errorf("no line of progress: %s", tail)
+		}
+		return nil
+	})
+	must(t, first.Start())
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	further(t, first)
+	must(t, first.WaitVoters(ctx, 3))
+	for _, n := range []*cluster.Node{second, first} {
+		must(t, n.Stop())
+		move(t, n)
+		must(t, n.Start())
+		eventually(t, 40*time.Second, func() error {
+			out, err := n.Exec(ctx, n.Orch, "member", "list", "--kubeconfig", n.Kubeconfig)
+			if err != nil || !strings.Contains(out, n.IP+":6443") || strings.Count(out, "connected") != 3 {
+				return fmt.Errorf("members: %s; log: %s", out, n.LogTail())
+			}
+			return nil
+		})
+	}
+	kubectl(t, first, "create", "configmap", "moved")
 }
