@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"orch/agent/node"
@@ -21,7 +23,7 @@ import (
 // no longer knows this node's key is joined again with the token. A node that
 // was deleted stays away until it is started again.
 func belong(ctx context.Context, cfg Config, r *runtime.Runtime) error {
-	for fresh := false; ; fresh = true {
+	for fresh := false; ; {
 		a := &assembly{cfg: cfg, runtime: r}
 		err := a.join(ctx, fresh)
 		if err == nil {
@@ -33,6 +35,10 @@ func belong(ctx context.Context, cfg Config, r *runtime.Runtime) error {
 		switch {
 		case errors.Is(err, node.ErrRefused):
 			cfg.Logger.Warn("the cluster does not accept this node's credentials any more; joining again", "component", "agent")
+			fresh = true
+		case errors.Is(err, node.ErrRemoved) && a.stillTrusted(ctx):
+			cfg.Logger.Warn("the cluster does not know this node, but trusts it: it was restored to a state of before; joining again", "component", "agent")
+			fresh = true // so that it learns this node's key, and can revoke it
 		case errors.Is(err, node.ErrRemoved):
 			cfg.Logger.Warn("this node was deleted from the cluster: its pods are stopped, its credentials are revoked; start orch again to join anew",
 				"component", "agent", "node", cfg.NodeName)
@@ -43,6 +49,34 @@ func belong(ctx context.Context, cfg Config, r *runtime.Runtime) error {
 		}
 	}
 }
+
+// stillTrusted tells whether the cluster still accepts the credentials of a node
+// whose Node is gone. Those of a deleted Node are revoked within moments; when
+// they are not, nobody deleted it, but the cluster was restored to a state from
+// before this node joined.
+func (a *assembly) stillTrusted(ctx context.Context) bool {
+	for until := time.Now().Add(revocationTime); time.Now().Before(until); {
+		_, err := a.api.CoreV1().Nodes().Get(ctx, a.cfg.NodeName, metav1.GetOptions{})
+		switch {
+		case err == nil:
+			return true // somebody made it again
+		case apierrors.IsUnauthorized(err), apierrors.IsForbidden(err):
+			return false
+		case !apierrors.IsNotFound(err):
+			until = time.Now().Add(revocationTime) // no server says anything
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
+// revocationTime is how long the revocation of a deleted Node's credentials may
+// take, a change of leaders included.
+const revocationTime = 15 * time.Second
 
 // Attempts to join.
 const (

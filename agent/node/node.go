@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -103,6 +104,8 @@ type Manager struct {
 	images   imageList                   // owned by the status loop
 	started  time.Time                   // when Run began
 	removed  chan struct{}               // closed when the Node is deleted
+	goneOnce sync.Once                   // guards its closing
+	missed   atomic.Bool                 // a server has shown no such Node
 }
 
 // New makes a manager; nothing happens before Run.

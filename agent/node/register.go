@@ -161,22 +161,21 @@ func (s nodeSink) Add(obj any) error    { s.m.seen(obj.(*corev1.Node)); return n
 func (s nodeSink) Update(obj any) error { s.m.seen(obj.(*corev1.Node)); return nil }
 func (s nodeSink) Resync() error        { return nil }
 
-// Delete comes at most once: nothing of this process makes the node again.
-func (s nodeSink) Delete(any) error {
-	select {
-	case <-s.m.removed:
-	default:
-		close(s.m.removed)
-	}
-	return nil
-}
+func (s nodeSink) Delete(any) error { s.m.gone(); return nil }
 
 func (s nodeSink) Replace(list []any, _ string) error {
 	for _, obj := range list {
 		s.m.seen(obj.(*corev1.Node))
 	}
+	if len(list) == 0 { // a server that lags behind, or one that was restored: a write tells
+		s.m.missed.Store(true)
+		s.m.Wake()
+	}
 	return nil
 }
+
+// gone ends Run: the Node was deleted. Nothing of this process makes it again.
+func (m *Manager) gone() { m.goneOnce.Do(func() { close(m.removed) }) }
 
 // seen takes the node from the API. When somebody changed its status, the next
 // report puts it right.

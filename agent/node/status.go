@@ -92,13 +92,15 @@ func (m *Manager) writeStatus(ctx context.Context, now time.Time, o observation,
 		return nil // pods ran through the restart; they must not be evicted for it
 	}
 	status := newStatus(now, &old.Status, o)
-	if now.Sub(*written) < reportInterval && sameStatus(&old.Status, &status) {
+	if now.Sub(*written) < reportInterval && sameStatus(&old.Status, &status) && !m.missed.Load() {
 		return nil
 	}
 	err := m.patchStatus(ctx, old, &status)
-	if apierrors.IsNotFound(err) {
+	if apierrors.IsNotFound(err) { // the leader says so, for it was a write
+		m.gone()
 		return fmt.Errorf("this node is not in the cluster: %w", err)
 	}
+	m.missed.Store(false)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package ha
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -422,4 +423,38 @@ func killRestore(t *testing.T, n *cluster.Node, after time.Duration) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait() // killed, or done
+}
+
+// TestRestoreKnowsLaterNodes: a node that joined after the snapshot is a node of
+// the restored cluster by itself, while a deleted one stays away.
+func TestRestoreKnowsLaterNodes(t *testing.T) {
+	n := single(t)
+	servers{n}.run(t, n, "snapshot", "save", "--name", "one", "--kubeconfig", n.Kubeconfig)
+	agent, err := n.Network().NewAgent(n)
+	agent = launchAgent(t, agent, err)
+	if err := n.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := restore(t, n, "one"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if err := n.Start(); err != nil {
+		t.Fatal(err)
+	}
+	awaitReady(t, n)
+	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+	defer cancel()
+	if err := agent.WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := n.Kubectl(ctx, "delete", "node", agent.Name); err != nil {
+		t.Fatal(out)
+	}
+	for !strings.Contains(agent.LogTail(), "this node was deleted from the cluster") {
+		select {
+		case <-ctx.Done():
+			t.Fatal("a deleted node does not notice")
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
