@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -21,6 +22,8 @@ type leadership struct {
 type reign struct {
 	term uint64
 	over chan struct{}
+	// since is when this server's last reign was over; zero: it had none.
+	since time.Time
 
 	mu       sync.Mutex
 	sessions map[uint64]*session    // of the other servers, by origin; guarded by mu
@@ -53,10 +56,12 @@ func (l *leadership) now() (*reign, <-chan struct{}) {
 
 // follow turns raft's notices into reigns until ctx ends.
 func (s *Store) follow(ctx context.Context, r *raft.Raft, notices <-chan bool) error {
+	var over time.Time
 	for {
 		select {
 		case leads := <-notices:
 			if !leads {
+				over = time.Now()
 				s.leadership.set(nil)
 				continue
 			}
@@ -70,7 +75,10 @@ func (s *Store) follow(ctx context.Context, r *raft.Raft, notices <-chan bool) e
 			if !ok {
 				continue // the fsm has stopped, and the store does
 			}
-			s.leadership.set(&reign{term: term, over: make(chan struct{}), sessions: make(map[uint64]*session), silent: make(map[raft.ServerID]bool)})
+			s.leadership.set(&reign{
+				term: term, over: make(chan struct{}), since: over,
+				sessions: make(map[uint64]*session), silent: make(map[raft.ServerID]bool),
+			})
 			s.hclog.loud.Store(true)
 		case <-ctx.Done():
 			return nil

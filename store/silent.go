@@ -25,24 +25,26 @@ func (s *Store) hearSilence(ctx context.Context) error {
 	for {
 		select {
 		case o := <-seen:
-			r, _ := s.leadership.now()
-			if r == nil {
-				continue
-			}
-			changed := false
-			switch heard := o.Data.(type) {
-			case raft.FailedHeartbeatObservation:
-				changed = r.setSilent(heard.PeerID, true)
-			case raft.ResumedHeartbeatObservation:
-				changed = r.setSilent(heard.PeerID, false)
-			}
-			if changed {
+			if r, _ := s.leadership.now(); r != nil && r.hear(o) {
 				s.linked.tell()
 			}
 		case <-ctx.Done():
 			return nil
 		}
 	}
+}
+
+// hear takes in what Raft says of a server, and tells whether that changes
+// anything. A heartbeat of an earlier reign that fails late says nothing of now,
+// and nobody would take it back.
+func (r *reign) hear(o raft.Observation) (changed bool) {
+	switch heard := o.Data.(type) {
+	case raft.FailedHeartbeatObservation:
+		return heard.LastContact.After(r.since) && r.setSilent(heard.PeerID, true)
+	case raft.ResumedHeartbeatObservation:
+		return r.setSilent(heard.PeerID, false)
+	}
+	return false
 }
 
 func (r *reign) setSilent(id raft.ServerID, silent bool) (changed bool) {

@@ -3,6 +3,8 @@ package store
 import (
 	"testing"
 	"time"
+
+	"github.com/hashicorp/raft"
 )
 
 // TestSilentFollower: a follower that is cut off without its connections ending
@@ -17,6 +19,29 @@ func TestSilentFollower(t *testing.T) {
 	c.network.heal()
 	c.awaitAlive(c.leader(), name, true)
 	c.same()
+}
+
+// TestLateHeartbeat: a heartbeat that was sent in an earlier reign of this server
+// and fails in the present one silences nobody.
+func TestLateHeartbeat(t *testing.T) {
+	now := time.Now()
+	r := &reign{since: now, silent: make(map[raft.ServerID]bool)}
+	failed := func(contact time.Time) raft.Observation {
+		return raft.Observation{Data: raft.FailedHeartbeatObservation{PeerID: "b", LastContact: contact}}
+	}
+	for i, step := range []struct {
+		heard           raft.Observation
+		changed, silent bool
+	}{
+		{failed(now.Add(-time.Second)), false, false},
+		{failed(now.Add(time.Second)), true, true},
+		{failed(now.Add(time.Second)), false, true},
+		{raft.Observation{Data: raft.ResumedHeartbeatObservation{PeerID: "b"}}, true, false},
+	} {
+		if changed := r.hear(step.heard); changed != step.changed || r.silent["b"] != step.silent {
+			t.Errorf("step %d: changed %v, silent %v", i, changed, r.silent["b"])
+		}
+	}
 }
 
 // awaitAlive waits until s, which leads, says so of the server.
