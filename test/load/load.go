@@ -147,7 +147,11 @@ func (l *Load) Stats(ctx context.Context) (stats.ByTarget, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	client := &http.Client{Transport: &http.Transport{DialContext: l.at.Dial, DisableKeepAlives: true}}
-	answer, err := client.Get("http://" + l.ip + ":9090/")
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+l.ip+":9090/", nil)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := client.Do(request)
 	if err != nil {
 		return nil, fmt.Errorf("ask the client: %w", err)
 	}
