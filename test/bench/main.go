@@ -18,7 +18,7 @@ import (
 )
 
 func main() {
-	only := flag.String("only", "", "regular expression of the sections to run: start, idle, api, schedule, pods, three, steady")
+	only := flag.String("only", "", "regular expression of the sections to run: start, idle, agent, api, schedule, pods, three, steady")
 	idle := flag.Duration("idle", time.Minute, "how long to watch an idle server")
 	sizes := flag.String("scale", "", "instead of the sections: clusters of so many hollow nodes, such as 100,500,1000,2000")
 	plot := flag.String("plot", "", "with -scale: the file to draw its figures in (SVG)")
@@ -73,7 +73,7 @@ func (b *bench) sections(ctx context.Context, only string) error {
 		name    string
 		measure func(context.Context) error
 	}{
-		{"start", b.start}, {"idle", b.idleCost}, {"api", b.apiRates}, {"schedule", b.scheduling}, {"pods", b.pods}, {"three", b.threeServers}, {"steady", b.steady},
+		{"start", b.start}, {"idle", b.idleCost}, {"agent", b.agents}, {"api", b.apiRates}, {"schedule", b.scheduling}, {"pods", b.pods}, {"three", b.threeServers}, {"steady", b.steady},
 	} {
 		if !chosen.MatchString(section.name) {
 			continue
