@@ -134,3 +134,17 @@ func BenchmarkOwnCreate(b *testing.B) {
 		})
 	}
 }
+
+func BenchmarkPatchLabel(b *testing.B) {
+	f := newFixture(b)
+	for i := range 100 {
+		create(f, benchPod(fmt.Sprint("p", i)))
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		body := fmt.Appendf(nil, `{"metadata":{"labels":{"n":"%d"}}}`, i)
+		if _, _, err := f.Patch(f.ctx, f.pods, "", "default", fmt.Sprint("p", i%100), types.StrategicMergePatchType, body, nil); err != nil {
+			b.Error(err)
+		}
+	}
+}
