@@ -6,19 +6,43 @@ import "reflect"
 // the same, and tells whether they do throughout. Most writes change little, and
 // the history keeps what was before; and whoever compares the two afterwards
 // finds the same pointers. Only obj itself is set: what its pointers lead to may
-// belong to others too.
+// belong to others too, so that is copied where it is the same in part.
 func share(obj, old reflect.Value) (same bool) {
-	if obj.Kind() != reflect.Struct {
-		if same = identical(obj, old); same && obj.CanSet() {
+	if identical(obj, old) {
+		if obj.CanSet() {
 			obj.Set(old)
 		}
-		return same
+		return true
 	}
-	same = true
+	switch obj.Kind() {
+	case reflect.Struct:
+		shareFields(obj, old)
+	case reflect.Slice:
+		if obj.CanSet() && obj.Type().Elem().Kind() == reflect.Struct {
+			own := reflect.MakeSlice(obj.Type(), obj.Len(), obj.Len())
+			reflect.Copy(own, obj)
+			for i := range min(obj.Len(), old.Len()) {
+				shareFields(own.Index(i), old.Index(i))
+			}
+			obj.Set(own)
+		}
+	case reflect.Pointer:
+		if obj.CanSet() && !obj.IsNil() && !old.IsNil() && obj.Type().Elem().Kind() == reflect.Struct {
+			own := reflect.New(obj.Type().Elem())
+			own.Elem().Set(obj.Elem())
+			shareFields(own.Elem(), old.Elem())
+			obj.Set(own)
+		}
+	}
+	return false
+}
+
+func shareFields(obj, old reflect.Value) {
 	for i := range obj.NumField() {
-		same = share(obj.Field(i), old.Field(i)) && same
+		if f := obj.Field(i); f.CanSet() {
+			share(f, old.Field(i))
+		}
 	}
-	return same
 }
 
 // identical is reflect.DeepEqual for what cannot lead back to itself. Such are
@@ -55,10 +79,10 @@ func identical(a, b reflect.Value) bool {
 		}
 		a, b = a.Elem(), b.Elem()
 		return a.Type() == b.Type() && identical(a, b)
-	case reflect.String:
-		return a.String() == b.String()
+	case reflect.Func, reflect.Chan, reflect.Array:
+		return false // no object has any
 	}
-	return a.Comparable() && a.Equal(b)
+	return a.Equal(b)
 }
 
 func identicalMaps(a, b reflect.Value) bool {

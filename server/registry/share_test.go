@@ -31,6 +31,38 @@ func TestWritesShareWhatStays(t *testing.T) {
 	}
 }
 
+// Objects of one workload share what they have in common, also in part.
+func TestSiblingsShare(t *testing.T) {
+	f := newFixture(t)
+	first := create(f, benchPod("a"))
+	pristine := first.DeepCopy()
+	pod := benchPod("b")
+	pod.Spec.Containers[0].VolumeMounts[0].Name = "other"
+	pod.Spec.Volumes[0].Name = "other"
+	mine := pod.Spec.Containers
+	second := create(f, pod)
+	if &second.Spec.Tolerations[0] != &first.Spec.Tolerations[0] || &second.Spec.Containers[0].Env[0] != &first.Spec.Containers[0].Env[0] {
+		t.Error("equal lists are kept twice")
+	}
+	if &second.Spec.Containers[0] == &mine[0] || second.Spec.Containers[0].VolumeMounts[0].Name != "other" {
+		t.Error("a list that others may know was changed")
+	}
+	value, err := marshal(f.entryOf(f.pods), second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read, err := f.codec.Decode("pods/default/b", value, 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if &read.(*corev1.Pod).Spec.Volumes[0] != &second.Spec.Volumes[0] {
+		t.Error("what is read from disk shares nothing")
+	}
+	if !reflect.DeepEqual(first, pristine) {
+		t.Error("the first has changed")
+	}
+}
+
 func TestIdentical(t *testing.T) {
 	pod := benchPod("a")
 	if !identical(reflect.ValueOf(pod), reflect.ValueOf(pod.DeepCopy())) {
