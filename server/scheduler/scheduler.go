@@ -345,6 +345,13 @@ func (s *Scheduler) check(a *attempt, n *node) *refusal {
 // refusal checks a node with the pods nominated to it counted in: they were
 // promised the room that is being cleared there.
 func (s *Scheduler) refusal(a *attempt, n *node) (*refusal, *filter) {
+	if len(n.nominated) > 0 {
+		return s.refusalWithNominated(a, n)
+	}
+	return s.filter(a, n)
+}
+
+func (s *Scheduler) refusalWithNominated(a *attempt, n *node) (*refusal, *filter) {
 	for _, other := range n.nominated {
 		if other.UID != a.pod.UID && other.priority >= a.pod.priority {
 			if _, placed := s.cluster.placed[other.UID]; !placed {
@@ -353,6 +360,10 @@ func (s *Scheduler) refusal(a *attempt, n *node) (*refusal, *filter) {
 			}
 		}
 	}
+	return s.filter(a, n)
+}
+
+func (s *Scheduler) filter(a *attempt, n *node) (*refusal, *filter) {
 	for i := range s.filters {
 		if r := s.filters[i].check(a, n); r != nil {
 			return r, &s.filters[i]
