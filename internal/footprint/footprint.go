@@ -24,8 +24,14 @@ import (
 	"time"
 )
 
-// worthwhile is how many free bytes are worth the collection that lets them go.
-const worthwhile = 32 << 20
+const (
+	// worthwhile is how many free bytes are worth the collection that lets them go.
+	worthwhile = 32 << 20
+	// shrunk is how often what is live fits into the heap of one that has shrunk.
+	// The collector lets the heap grow to twice what is live, so a busy heap that
+	// keeps its size is never as large.
+	shrunk = 3
+)
 
 // pace is when memory is let go.
 type pace struct {
@@ -36,16 +42,20 @@ type pace struct {
 	// from the page cache in about a millisecond altogether.
 	period time.Duration
 	// quiet is how long after the last collection of garbage a burst counts as
-	// over. The store keeps the history of a burst for half a minute.
+	// over.
 	quiet time.Duration
-	// pause is the least time from one letting go to the next.
+	// pause is the least time from one letting go in quiet to the next, which
+	// always follows: the store keeps the history of a burst for half a minute.
 	pause time.Duration
+	// breath is the least time from one letting go to the next in a burst, which
+	// comes when that needs much less memory than before.
+	breath time.Duration
 }
 
 // Run lets memory go that only the start or a burst of work needed, and from time
 // to time the executable's pages that are not in use, until ctx ends.
 func Run(ctx context.Context) error {
-	return run(ctx, pace{settle: 3 * time.Second, period: 5 * time.Minute, quiet: 40 * time.Second, pause: time.Minute})
+	return run(ctx, pace{settle: 3 * time.Second, period: 5 * time.Minute, quiet: 3 * time.Second, pause: 45 * time.Second, breath: 10 * time.Second})
 }
 
 func run(ctx context.Context, p pace) error {
@@ -55,13 +65,17 @@ func run(ctx context.Context, p pace) error {
 	defer calm.Stop()
 	collected := make(chan struct{}, 1)
 	tellCollections(ctx, collected)
-	var started bool
+	var started, again bool
 	var freed time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-collected:
+			if hasShrunk() && time.Since(freed) > p.breath {
+				freed = time.Now()
+				debug.FreeOSMemory()
+			}
 			calm.Reset(max(p.quiet, time.Until(freed.Add(p.pause))))
 		case <-calm.C:
 			switch {
@@ -69,7 +83,10 @@ func run(ctx context.Context, p pace) error {
 				started = true
 				debug.FreeOSMemory()
 			case free() > worthwhile:
-				freed = time.Now()
+				freed, again = time.Now(), true
+				debug.FreeOSMemory()
+			case again:
+				again = false
 				debug.FreeOSMemory()
 			}
 		case <-timer.C:
@@ -103,6 +120,19 @@ func free() uint64 {
 	sample := []metrics.Sample{{Name: "/memory/classes/heap/free:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}}
 	metrics.Read(sample)
 	return sample[0].Value.Uint64() + sample[1].Value.Uint64()
+}
+
+// hasShrunk tells, after a collection, that the heap is much larger than what it
+// holds.
+func hasShrunk() bool {
+	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/unused:bytes"}, {Name: "/memory/classes/heap/free:bytes"}}
+	metrics.Read(sample)
+	var resident uint64
+	for _, part := range sample[1:] {
+		resident += part.Value.Uint64()
+	}
+	return resident > shrunk*sample[0].Value.Uint64()+worthwhile
 }
 
 // Unmap unmaps the pages of the executable that are as they are in its file. They

@@ -46,12 +46,22 @@ func TestUnmap(t *testing.T) {
 	}
 }
 
-// TestBurst shows that what a burst of work used is let go once it is over.
+// TestBurst shows that what a burst of work used is let go once it is over, or
+// goes on with less.
 func TestBurst(t *testing.T) {
+	for name, p := range map[string]pace{
+		"quiet": {period: time.Hour, quiet: time.Second, pause: time.Second, breath: time.Hour},
+		"busy":  {period: time.Hour, quiet: time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) { testBurst(t, p, name == "busy") })
+	}
+}
+
+func testBurst(t *testing.T, p pace, busy bool) {
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() {
-		if err := run(ctx, pace{settle: 0, period: time.Hour, quiet: time.Second, pause: time.Second}); err != nil {
+		if err := run(ctx, p); err != nil {
 			t.Error(err)
 		}
 	})
@@ -70,6 +80,9 @@ func TestBurst(t *testing.T) {
 			t.Fatalf("%d kB of %d are still resident", resident(t, "RssAnon:"), before)
 		}
 		<-time.After(100 * time.Millisecond)
+		if busy {
+			goruntime.GC()
+		}
 	}
 }
 
