@@ -55,7 +55,7 @@ type pace struct {
 // Run lets memory go that only the start or a burst of work needed, and from time
 // to time the executable's pages that are not in use, until ctx ends.
 func Run(ctx context.Context) error {
-	return run(ctx, pace{settle: 3 * time.Second, period: 5 * time.Minute, quiet: 3 * time.Second, pause: 45 * time.Second, breath: 10 * time.Second})
+	return run(ctx, pace{settle: 3 * time.Second, period: 5 * time.Minute, quiet: 3 * time.Second, pause: time.Minute, breath: 10 * time.Second})
 }
 
 func run(ctx context.Context, p pace) error {
@@ -66,24 +66,24 @@ func run(ctx context.Context, p pace) error {
 	collected := make(chan struct{}, 1)
 	tellCollections(ctx, collected)
 	var started, again bool
-	var freed time.Time
+	var calmed, eased time.Time // when memory was last let go in quiet, and in a burst
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-collected:
-			if hasShrunk() && time.Since(freed) > p.breath {
-				freed = time.Now()
+			if time.Since(eased) > p.breath && hasShrunk() {
+				eased = time.Now()
 				debug.FreeOSMemory()
 			}
-			calm.Reset(max(p.quiet, time.Until(freed.Add(p.pause))))
+			calm.Reset(max(p.quiet, time.Until(calmed.Add(p.pause))))
 		case <-calm.C:
 			switch {
 			case !started:
 				started = true
 				debug.FreeOSMemory()
-			case free() > worthwhile:
-				freed, again = time.Now(), true
+			case isLoose():
+				calmed, again = time.Now(), true
 				debug.FreeOSMemory()
 			case again:
 				again = false
@@ -115,24 +115,29 @@ func tellCollections(ctx context.Context, collected chan<- struct{}) {
 	}, collected)
 }
 
-// free is how many bytes of the heap are resident and hold nothing.
-func free() uint64 {
-	sample := []metrics.Sample{{Name: "/memory/classes/heap/free:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}}
+// heap gives how many bytes of it are resident, and how many of these were live
+// at the last collection.
+func heap() (resident, live uint64) {
+	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/unused:bytes"}, {Name: "/memory/classes/heap/free:bytes"}}
 	metrics.Read(sample)
-	return sample[0].Value.Uint64() + sample[1].Value.Uint64()
+	for _, part := range sample[1:] {
+		resident += part.Value.Uint64()
+	}
+	return resident, sample[0].Value.Uint64()
 }
 
 // hasShrunk tells, after a collection, that the heap is much larger than what it
 // holds.
 func hasShrunk() bool {
-	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"},
-		{Name: "/memory/classes/heap/unused:bytes"}, {Name: "/memory/classes/heap/free:bytes"}}
-	metrics.Read(sample)
-	var resident uint64
-	for _, part := range sample[1:] {
-		resident += part.Value.Uint64()
-	}
-	return resident > shrunk*sample[0].Value.Uint64()+worthwhile
+	resident, live := heap()
+	return resident > shrunk*live+worthwhile
+}
+
+// isLoose tells that a collection may find much to let go.
+func isLoose() bool {
+	resident, live := heap()
+	return resident > live+worthwhile
 }
 
 // Unmap unmaps the pages of the executable that are as they are in its file. They

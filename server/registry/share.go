@@ -79,6 +79,12 @@ func identical(a, b reflect.Value) bool {
 		}
 		a, b = a.Elem(), b.Elem()
 		return a.Type() == b.Type() && identical(a, b)
+	case reflect.String:
+		return a.String() == b.String()
+	case reflect.Bool:
+		return a.Bool() == b.Bool()
+	case reflect.Int, reflect.Int32, reflect.Int64:
+		return a.Int() == b.Int()
 	case reflect.Func, reflect.Chan, reflect.Array:
 		return false // no object has any
 	}
