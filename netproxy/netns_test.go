@@ -123,8 +123,11 @@ func (n *node) config() Config {
 
 // mode is the proxy's, told by the test's name.
 func (n *node) mode() string {
-	if strings.Contains(n.t.Name(), "NFTables") {
+	switch {
+	case strings.Contains(n.t.Name(), "NFTables"):
 		return ModeNFTables
+	case strings.Contains(n.t.Name(), "Userspace"):
+		return ModeUserspace
 	}
 	return ModeIPTables
 }

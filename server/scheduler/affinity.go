@@ -147,6 +147,9 @@ func (s *affinityState) refuse(n *node) *refusal {
 			return refused("node(s) didn't match pod anti-affinity rules")
 		}
 	}
+	if len(s.forbidden) == 0 { // cheaper than to begin the loop, and asked for each node
+		return nil
+	}
 	for at := range s.forbidden {
 		if value, ok := n.Labels[at.key]; ok && value == at.value {
 			return refused("node(s) didn't satisfy existing pods anti-affinity rules")

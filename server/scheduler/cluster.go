@@ -11,6 +11,11 @@ import (
 // node is a Node with the sum of what runs there, kept up to date pod by pod.
 type node struct {
 	*corev1.Node
+	// What every filter asks is kept here: thousands of Nodes do not stay in the
+	// processor's cache.
+	unschedulable bool
+	taints        []corev1.Taint
+
 	allocatable amounts
 	requested   amounts
 	assumed     amounts // like requested, with assumedRequests; for scores
@@ -72,7 +77,7 @@ func (c *cluster) setNode(obj *corev1.Node) {
 	for image := range n.images {
 		c.imageNodes[image]--
 	}
-	n.Node = obj
+	n.Node, n.unschedulable, n.taints = obj, obj.Spec.Unschedulable, obj.Spec.Taints
 	n.allocatable = amountsOf(obj.Status.Allocatable)
 	n.images = make(map[string]int64, len(obj.Status.Images))
 	for i := range obj.Status.Images {

@@ -64,7 +64,7 @@ func (c *cluster) attempt(p *pod, defaults []constraint, number int) *attempt {
 var unschedulableTaint = corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}
 
 func nodeUnschedulable(a *attempt, n *node) *refusal {
-	if n.Spec.Unschedulable && !tolerates(a.pod, &unschedulableTaint) {
+	if n.unschedulable && !tolerates(a.pod, &unschedulableTaint) {
 		return unresolvable("node(s) were unschedulable")
 	}
 	return nil
@@ -90,7 +90,12 @@ func repelling(t *corev1.Taint) bool {
 }
 
 func untolerated(p *pod, n *node, which func(*corev1.Taint) bool) bool {
-	return slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return which(&t) && !tolerates(p, &t) })
+	for i := range n.taints {
+		if t := &n.taints[i]; which(t) && !tolerates(p, t) {
+			return true
+		}
+	}
+	return false
 }
 
 func tolerates(p *pod, t *corev1.Taint) bool {
@@ -152,8 +157,10 @@ func nodeResourcesFit(a *attempt, n *node) *refusal {
 	lack("cpu", r.cpu, n.requested.cpu, n.allocatable.cpu)
 	lack("memory", r.memory, n.requested.memory, n.allocatable.memory)
 	lack("ephemeral-storage", r.ephemeral, n.requested.ephemeral, n.allocatable.ephemeral)
-	for name, request := range r.scalar {
-		lack(string(name), request, n.requested.scalar[name], n.allocatable.scalar[name])
+	if len(r.scalar) > 0 {
+		for name, request := range r.scalar {
+			lack(string(name), request, n.requested.scalar[name], n.allocatable.scalar[name])
+		}
 	}
 	if len(reasons) == 0 {
 		return nil

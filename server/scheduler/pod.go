@@ -80,7 +80,7 @@ type pod struct {
 	requests  amounts
 	assumed   amounts // requests with assumedRequests filled in; for scores
 	ports     []hostPort
-	images    []string
+	images    []string // as nodes name them
 	claims    []string // volume claims, as namespace/name
 	nodeMatch nodeaffinity.RequiredNodeAffinity
 	pinned    sets.Set[string]                       // the only nodes whose names its affinity allows; nil: any
@@ -149,7 +149,7 @@ func newPod(p *corev1.Pod) *pod {
 }
 
 func (c *pod) addContainer(container *corev1.Container) {
-	c.images = append(c.images, container.Image)
+	c.images = append(c.images, normalImage(container.Image))
 	for _, port := range container.Ports {
 		if port.HostPort <= 0 {
 			continue

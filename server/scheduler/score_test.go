@@ -44,7 +44,8 @@ func TestScores(t *testing.T) {
 	c := newCluster(nil)
 	c.setNode(makeNode("a", image))
 	c.setNode(makeNode("b"))
-	if with, without := c.imageLocality(p, c.byName["a"]), c.imageLocality(p, c.byName["b"]); with <= 0 || without != 0 {
+	spots := c.imageSpots(p)
+	if with, without := imageLocality(p, c.byName["a"], spots), imageLocality(p, c.byName["b"], spots); with <= 0 || without != 0 {
 		t.Errorf("image present gives %v, absent %v", with, without)
 	}
 }
