@@ -49,6 +49,8 @@ func (d *RegistryDoor) Claims(p *corev1.Pod) (state ClaimState) {
 			state.Problem = fmt.Sprintf("waiting for ephemeral volume controller to create the persistentvolumeclaim %q", name)
 		case err != nil:
 			state.Problem = fmt.Sprintf("persistentvolumeclaim %q not found", name)
+		case volume.Ephemeral != nil && !metav1.IsControlledBy(claim, p):
+			state.Problem = fmt.Sprintf("PVC %s/%s was not created for pod %s/%s (pod is not owner)", claim.Namespace, claim.Name, p.Namespace, p.Name)
 		case claim.Status.Phase == corev1.ClaimLost:
 			state.Problem = fmt.Sprintf("persistentvolumeclaim %q bound to non-existent persistentvolume %q", name, claim.Spec.VolumeName)
 		case claim.DeletionTimestamp != nil:
