@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"orch/internal/joining"
+	"orch/internal/podnet"
 	"orch/internal/version"
 )
 
@@ -69,4 +71,9 @@ func (a *assembly) watchPodCIDR(ctx context.Context, options metav1.ListOptions)
 		}
 	}
 	return "", ctx.Err()
+}
+
+// peers opens a server's word of where all nodes and their pods are.
+func (a *assembly) peers(ctx context.Context) (io.ReadCloser, error) {
+	return a.api.CoreV1().RESTClient().Get().AbsPath(podnet.Path).Stream(ctx)
 }

@@ -34,6 +34,7 @@ const (
 type figures struct {
 	nodes             int
 	joined            time.Duration // until all nodes were Ready
+	joinCPU           time.Duration // of the server, meanwhile
 	bound, running    float64       // pods/s since the first deployment was made
 	emptyRSS, fullRSS float64       // MB, nodes alone and with all pods
 	emptyCPU, fillCPU float64       // percent of a core
@@ -48,6 +49,11 @@ type figures struct {
 
 // scale fills clusters of so many hollow nodes, one after the other.
 func (b *bench) scale(ctx context.Context, sizes, profiles, plot string) error {
+	if profiles != "" {
+		if err := os.MkdirAll(profiles, 0o755); err != nil {
+			return err
+		}
+	}
 	var all []*figures
 	for _, text := range strings.Split(sizes, ",") {
 		size, err := strconv.Atoi(text)
@@ -85,6 +91,10 @@ func (f *figures) measure(ctx context.Context) (err error) {
 		stop(nil)
 		err = errors.Join(err, nodes.Wait())
 	}()
+	before, err := measureProcess(f.server.PID())
+	if err != nil {
+		return err
+	}
 	begin := time.Now()
 	if err := f.join(ctx, stop, &nodes); err != nil {
 		return err
@@ -93,7 +103,12 @@ func (f *figures) measure(ctx context.Context) (err error) {
 		return fmt.Errorf("nodes Ready: %w", err)
 	}
 	f.joined = time.Since(begin)
-	f.say("joined", "%.1f s", f.joined.Seconds())
+	after, err := measureProcess(f.server.PID())
+	if err != nil {
+		return err
+	}
+	f.joinCPU = after.cpu - before.cpu
+	f.say("joined", "%.1f s, %.1f s of a core", f.joined.Seconds(), f.joinCPU.Seconds())
 	if f.emptyCPU, f.emptyRSS, err = f.idle(ctx, "empty"); err != nil {
 		return err
 	}
