@@ -177,3 +177,23 @@ func parseCIDR(c *cli.Context, name string) (*net.IPNet, error) {
 	}
 	return network, nil
 }
+
+// refuseLateFlags makes flags behind the arguments errors. They would be taken for
+// arguments, and the command would go to the wrong folder or cluster.
+func refuseLateFlags(commands []*cli.Command) {
+	for _, command := range commands {
+		refuseLateFlags(command.Subcommands)
+		action := command.Action
+		if action == nil || command.SkipFlagParsing {
+			continue
+		}
+		command.Action = func(c *cli.Context) error {
+			for _, arg := range c.Args().Slice() {
+				if len(arg) > 1 && arg[0] == '-' {
+					return fmt.Errorf("%s: put %s and what belongs to it before %s", c.Command.HelpName, arg, c.Args().First())
+				}
+			}
+			return action(c)
+		}
+	}
+}

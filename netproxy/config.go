@@ -3,6 +3,7 @@ package netproxy
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 
@@ -47,7 +48,9 @@ type Config struct {
 	ResolvConf string
 
 	Client kubernetes.Interface
-	Mode   string // default iptables
+	// Peers opens a server's stream of podnet.Path.
+	Peers func(ctx context.Context) (io.ReadCloser, error)
+	Mode  string // default iptables
 
 	DisableProxy bool // leave services to another proxy
 	DisableDNS   bool // leave the DNS address to another server

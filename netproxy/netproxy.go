@@ -121,7 +121,7 @@ func (p *Proxy) start(ctx context.Context, tasks *errgroup.Group, podCIDR netip.
 	tasks.Go(func() error { return engine.Run(ctx) })
 	tunnel := &overlay.Device{Name: overlay.LinkName, Addr: p.cfg.NodeIP, Range: podCIDR.Masked(), MTU: mtu}
 	tasks.Go(func() error {
-		return overlay.New(p.cfg.NodeName, tunnel, p.cfg.Client, p.cfg.Logger.With("component", "overlay")).Run(ctx)
+		return overlay.New(p.cfg.NodeName, tunnel, p.cfg.Peers, p.cfg.Logger.With("component", "overlay")).Run(ctx)
 	})
 	tasks.Go(func() error {
 		if err := filter.Watch(ctx, engine.Recheck); err != nil {
