@@ -23,6 +23,8 @@ func unresolvable(reasons ...string) *refusal { return &refusal{reasons: reasons
 // once, before looking at single nodes.
 type attempt struct {
 	pod      *pod
+	claims   ClaimState
+	users    map[string]int // of volume claims: cluster.claimUsers
 	affinity *affinityState
 	spread   *spreadState
 }
@@ -44,8 +46,10 @@ func filters() []filter {
 		{"NodeAffinity", nodeLabel, nodeAffinity},
 		{"NodePorts", podGone, nodePorts},
 		{"NodeResourcesFit", podGone | nodeCapacity, nodeResourcesFit},
-		{"PodTopologySpread", podGone | podPlaced | nodeLabel, func(a *attempt, n *node) *refusal { return a.spread.refuse(n) }},
-		{"InterPodAffinity", podGone | podPlaced | nodeLabel, func(a *attempt, n *node) *refusal { return a.affinity.refuse(n) }},
+		{"VolumeRestrictions", podGone | claimChanged, volumeRestrictions},
+		{"VolumeBinding", claimChanged | nodeLabel, volumeBinding},
+		{"PodTopologySpread", podGone | podPlaced | nodeLabel | nodeTaint | nodeGone, func(a *attempt, n *node) *refusal { return a.spread.refuse(n) }},
+		{"InterPodAffinity", podGone | podPlaced | nodeLabel | namespaceLabel, func(a *attempt, n *node) *refusal { return a.affinity.refuse(n) }},
 	}
 }
 
@@ -54,7 +58,7 @@ func (c *cluster) attempt(p *pod, defaults []constraint, number int) *attempt {
 	if len(constraints) == 0 {
 		constraints = defaults
 	}
-	return &attempt{pod: p, affinity: c.affinityOf(p, number), spread: c.spreadOf(p, constraints, number)}
+	return &attempt{pod: p, users: c.claimUsers, affinity: c.affinityOf(p, number), spread: c.spreadOf(p, constraints, number)}
 }
 
 var unschedulableTaint = corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}
@@ -101,6 +105,25 @@ func tolerates(p *pod, t *corev1.Taint) bool {
 func nodeAffinity(a *attempt, n *node) *refusal {
 	if ok, err := a.pod.nodeMatch.Match(n.Node); !ok || err != nil {
 		return unresolvable("node(s) didn't match Pod's node affinity/selector")
+	}
+	return nil
+}
+
+func volumeRestrictions(a *attempt, n *node) *refusal {
+	for _, claim := range a.claims.Exclusive {
+		if a.users[claim] > 0 {
+			return refused("node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod")
+		}
+	}
+	return nil
+}
+
+func volumeBinding(a *attempt, n *node) *refusal {
+	if a.claims.Refuse == nil {
+		return nil
+	}
+	if reason := a.claims.Refuse(n.Node); reason != "" {
+		return unresolvable(reason)
 	}
 	return nil
 }
@@ -156,15 +179,15 @@ type diagnosis struct {
 
 // message is the text of the pod's condition and event.
 func (d *diagnosis) message() string {
+	if d.nodes == 0 {
+		return "no nodes available to schedule pods"
+	}
 	text := fmt.Sprintf("0/%d nodes are available:", d.nodes)
 	if d.before != "" {
 		return text + " " + d.before + "."
 	}
 	if histogram := histogram(d.refusals); histogram != "" {
 		return text + " " + histogram + "."
-	}
-	if d.nodes == 0 {
-		return "no nodes available to schedule pods"
 	}
 	return text
 }

@@ -33,6 +33,7 @@ const (
 type figures struct {
 	nodes             int
 	joined            time.Duration // until all nodes were Ready
+	joinCPU           time.Duration // of the server, meanwhile
 	bound, running    float64       // pods/s since the first deployment was made
 	emptyRSS, fullRSS float64       // MB, nodes alone and with all pods
 	emptyCPU, fillCPU float64       // percent of a core
@@ -85,6 +86,10 @@ func (f *figures) measure(ctx context.Context) (err error) {
 		stop(nil)
 		err = errors.Join(err, nodes.Wait())
 	}()
+	before, err := measureProcess(f.server.PID())
+	if err != nil {
+		return err
+	}
 	begin := time.Now()
 	if err := f.join(ctx, stop, &nodes); err != nil {
 		return err
@@ -93,7 +98,12 @@ func (f *figures) measure(ctx context.Context) (err error) {
 		return fmt.Errorf("nodes Ready: %w", err)
 	}
 	f.joined = time.Since(begin)
-	f.say("joined", "%.1f s", f.joined.Seconds())
+	after, err := measureProcess(f.server.PID())
+	if err != nil {
+		return err
+	}
+	f.joinCPU = after.cpu - before.cpu
+	f.say("joined", "%.1f s, %.1f s of a core", f.joined.Seconds(), f.joinCPU.Seconds())
 	if f.emptyCPU, f.emptyRSS, err = f.idle(ctx, "empty"); err != nil {
 		return err
 	}
