@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -122,6 +123,22 @@ func TestStrategicPatchByParts(t *testing.T) {
 		}
 		if !equality.Semantic.DeepEqual(got, want) {
 			t.Errorf("%s:\n%v\nnot\n%v", body, got, want)
+		}
+	}
+}
+
+// A field may be a struct in Go and a string in JSON: times of an event are.
+func TestStrategicPatchOfTimes(t *testing.T) {
+	f := newFixture(t)
+	event := create(f, &corev1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "a"},
+		InvolvedObject: corev1.ObjectReference{Namespace: "default", Kind: "Pod", Name: "p"}, Count: 1})
+	for range 10 { // of the patch's fields each may be looked at first
+		out, _, err := f.Patch(f.ctx, f.events, "", "default", event.Name, types.StrategicMergePatchType, []byte(`{"count":2,"lastTimestamp":"2026-01-02T03:04:05Z"}`), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if patched := out.(*corev1.Event); patched.Count != 2 || patched.LastTimestamp.Year() != 2026 || patched.InvolvedObject.Name != "p" {
+			t.Fatalf("patched to %v", patched)
 		}
 	}
 }

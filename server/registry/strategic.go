@@ -75,8 +75,8 @@ func (p *patcher) patchParts(current runtime.Object, patch map[string]any) runti
 	original := make(map[string]any, len(patch))
 	for name := range patch {
 		section := reflect.ValueOf(view).Elem().FieldByIndex(p.topField(name).index)
-		if section.Kind() != reflect.Struct {
-			return nil
+		if section.Kind() != reflect.Struct || writesItself(section.Type()) {
+			return nil // a scalar or a list, or a time, which is one in JSON
 		}
 		taken, err := runtime.DefaultUnstructuredConverter.ToUnstructured(section.Addr().Interface())
 		if err != nil {
