@@ -129,8 +129,11 @@ func noPeers(ctx context.Context) (io.ReadCloser, error) {
 
 // mode is the proxy's, told by the test's name.
 func (n *node) mode() string {
-	if strings.Contains(n.t.Name(), "NFTables") {
+	switch {
+	case strings.Contains(n.t.Name(), "NFTables"):
 		return ModeNFTables
+	case strings.Contains(n.t.Name(), "Userspace"):
+		return ModeUserspace
 	}
 	return ModeIPTables
 }

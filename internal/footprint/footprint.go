@@ -107,35 +107,41 @@ func free() uint64 {
 
 // Unmap unmaps the pages of the executable that are as they are in its file. They
 // are mapped again, from the page cache, when they are next used. Pages that can
-// be written are left alone: those would lose what was written.
+// be written, or were (the dynamic loader's, in an executable that uses C), are
+// left alone: those would lose what was written.
 func Unmap() error {
 	path, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find the executable: %w", err)
 	}
-	maps, err := os.Open("/proc/self/maps")
+	smaps, err := os.Open("/proc/self/smaps")
 	if err != nil {
 		return fmt.Errorf("read mappings: %w: %w", errors.ErrUnsupported, err)
 	}
-	defer maps.Close()
-	return eachReadOnly(maps, path, unmap)
+	defer smaps.Close()
+	return eachUnchanged(smaps, path, unmap)
 }
 
-// eachReadOnly calls do with start and length of each private mapping of the
-// file that cannot be written; maps has the form of /proc/PID/maps, see proc(5).
-func eachReadOnly(maps io.Reader, file string, do func(start, length uintptr) error) error {
-	lines := bufio.NewScanner(maps)
+// eachUnchanged calls do with start and length of each private mapping of the
+// file that cannot be written and holds nothing but the file's own pages; smaps
+// has the form of /proc/PID/smaps, see proc(5): a line for each mapping, followed
+// by its figures.
+func eachUnchanged(smaps io.Reader, file string, do func(start, length uintptr) error) error {
+	var start, end uintptr
+	var ours bool
+	lines := bufio.NewScanner(smaps)
 	for lines.Scan() {
 		fields := strings.Fields(lines.Text())
-		if len(fields) != 6 || fields[5] != file || (fields[1] != "r-xp" && fields[1] != "r--p") {
-			continue
-		}
-		var start, end uintptr
-		if _, err := fmt.Sscanf(fields[0], "%x-%x", &start, &end); err != nil {
-			return fmt.Errorf("mapping %q: %w", fields[0], err)
-		}
-		if err := do(start, end-start); err != nil {
-			return err
+		switch {
+		case len(fields) >= 5 && !strings.HasSuffix(fields[0], ":"):
+			ours = len(fields) == 6 && fields[5] == file && (fields[1] == "r-xp" || fields[1] == "r--p")
+			if _, err := fmt.Sscanf(fields[0], "%x-%x", &start, &end); err != nil {
+				return fmt.Errorf("mapping %q: %w", fields[0], err)
+			}
+		case ours && len(fields) == 3 && fields[0] == "Anonymous:" && fields[1] == "0":
+			if err := do(start, end-start); err != nil {
+				return err
+			}
 		}
 	}
 	return lines.Err()
