@@ -217,6 +217,7 @@ func nodeConfig(c *cli.Context) (agent.Config, error) {
 	if err != nil {
 		return agent.Config{}, err
 	}
+	slog.SetDefault(logger) // for what is not worth a logger of its own
 	klog.SetSlogLogger(slog.New(quiet{logger.Handler()}).With("component", "library"))
 	cfg := agent.Config{
 		DataDir: c.String("data-dir"), NodeName: c.String("node-name"), Logger: logger,

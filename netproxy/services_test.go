@@ -95,7 +95,7 @@ func (n *node) settle() {
 	for range 2 {
 		select {
 		case <-seen:
-		case <-time.After(5 * time.Second):
+		case <-time.After(30 * time.Second):
 			n.t.Fatal("the store does not follow")
 		}
 	}
@@ -191,13 +191,9 @@ func testServices(t *testing.T) {
 			s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
 		}, a)
 		n.expect(n.outside, "tcp", nodeIP.String()+":30083", "pod-a", outsideIP)
-		if status := n.health(30084); status != http.StatusOK {
-			t.Errorf("health answers %d with a local endpoint", status)
-		}
+		n.expectHealth(30084, http.StatusOK) // with a local endpoint
 		n.setEndpoints("local")
-		if status := n.health(30084); status != http.StatusServiceUnavailable {
-			t.Errorf("health answers %d without a local endpoint", status)
-		}
+		n.expectHealth(30084, http.StatusServiceUnavailable)
 	})
 	t.Run("deleted", func(t *testing.T) {
 		before := n.saved()
@@ -251,12 +247,21 @@ func testServices(t *testing.T) {
 	})
 }
 
-func (n *node) health(port int) int {
+// expectHealth asks until the answer is the one that is wanted: it follows the
+// rules, which may work a moment before.
+func (n *node) expectHealth(port, want int) {
 	n.t.Helper()
-	response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", port))
-	must(n.t, err)
-	response.Body.Close()
-	return response.StatusCode
+	for deadline := time.Now().Add(30 * time.Second); ; <-time.After(5 * time.Millisecond) {
+		response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", port))
+		must(n.t, err)
+		response.Body.Close()
+		if response.StatusCode == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			n.t.Fatalf("health answers %d, want %d", response.StatusCode, want)
+		}
+	}
 }
 
 func TestHostPorts(t *testing.T)         { testHostPorts(t) }

@@ -1,9 +1,11 @@
 package store
 
 import (
+	"errors"
 	"io"
 	"log"
 	"log/slog"
+	"net"
 	"sync/atomic"
 
 	"github.com/hashicorp/go-hclog"
@@ -29,7 +31,15 @@ func (l *raftLogger) Warn(message string, args ...any) {
 	l.to.Debug("raft: "+message, args...)
 }
 
-func (l *raftLogger) Error(message string, args ...any) { l.to.Error("raft: "+message, args...) }
+func (l *raftLogger) Error(message string, args ...any) {
+	for _, arg := range args {
+		if err, ok := arg.(error); ok && errors.Is(err, net.ErrClosed) { // by us, as the server stops
+			l.to.Debug("raft: "+message, args...)
+			return
+		}
+	}
+	l.to.Error("raft: "+message, args...)
+}
 
 func (l *raftLogger) Log(level hclog.Level, message string, args ...any) {
 	switch {

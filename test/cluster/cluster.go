@@ -45,6 +45,9 @@ func Orch() (string, error) {
 	return path, nil
 }
 
+// patience is what anything may take on a busy machine.
+const patience = 2 * time.Minute
+
 // Node is one orch process with all that belongs to it.
 type Node struct {
 	Name       string
@@ -201,8 +204,8 @@ func (n *Node) signal(s syscall.Signal) error {
 	select {
 	case <-n.done:
 		return nil
-	case <-time.After(30 * time.Second):
-		return fmt.Errorf("orch did not end within 30 s of %s; its log: %s", s, n.LogFile())
+	case <-time.After(patience):
+		return fmt.Errorf("orch did not end within %s of %s; its log: %s", patience, s, n.LogFile())
 	}
 }
 
@@ -341,7 +344,7 @@ func Start(t testing.TB, args ...string) *Node {
 	if err := node.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if err := node.WaitReady(ctx); err != nil {
 		t.Fatal(err)

@@ -42,7 +42,7 @@ func refused(t *testing.T, n *cluster.Node, want string) {
 	t.Helper()
 	select {
 	case <-n.Exited():
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		t.Fatalf("%s goes on:\n%s", n.Name, n.LogTail())
 	}
 	if tail := n.LogTail(); n.ExitCode() != 1 || !strings.Contains(tail, want) {
@@ -57,7 +57,7 @@ func TestTokenRotation(t *testing.T) {
 	first := cluster.Start(t)
 	second, third := further(t, first), further(t, first)
 	agent := join(t, first)
-	eventually(t, 30*time.Second, func() error {
+	eventually(t, func() error {
 		out, err := first.Exec(t.Context(), first.Orch, "member", "list", "--kubeconfig", first.Kubeconfig)
 		if err != nil || strings.Count(out, "connected") != 3 || strings.Contains(out, "learner") {
 			return fmt.Errorf("members: %s", out)
@@ -83,7 +83,7 @@ func TestTokenRotation(t *testing.T) {
 		if now == was || !strings.Contains(out, now) {
 			t.Errorf("%s is %s, was %s; rotate printed:\n%s", name, now, was, out)
 		}
-		eventually(t, 10*time.Second, func() error {
+		eventually(t, func() error {
 			for _, n := range []*cluster.Node{first, third} {
 				if got := fileOf(t, n, name); got != now {
 					return fmt.Errorf("%s of %s is %s, want %s", name, n.Name, got, now)
@@ -94,7 +94,7 @@ func TestTokenRotation(t *testing.T) {
 	}
 	must(t, third.Restart()) // its flags have the old token
 	secret := old["token"][strings.LastIndexByte(old["token"], ':')+1:]
-	eventually(t, 30*time.Second, func() error { // until it is up again, and never otherwise
+	eventually(t, func() error { // until it is up again, and never otherwise
 		out, err := third.Exec(t.Context(), "curl", "-sk", "-u", "server:"+secret, "-d", `{"name":"x"}`, "https://127.0.0.1:6443/v1-orch/server/join")
 		if err == nil && strings.Contains(out, "files") {
 			t.Fatal("a server that was started with the old token hands out the cluster's keys for it")
@@ -115,14 +115,17 @@ func TestReinstalledNode(t *testing.T) {
 	server, agent := two(t)
 	again := newAgent(t, server, "--node-name", agent.Name)
 	must(t, again.Start())
-	eventually(t, 20*time.Second, func() error {
+	eventually(t, func() error {
 		if tail := again.LogTail(); !strings.Contains(tail, "waiting for the node's name") || !strings.Contains(tail, "is running with another key") {
 			return fmt.Errorf("no line of progress: %s", tail)
 		}
 		return nil
 	})
 	must(t, agent.Kill())
-	eventually(t, 60*time.Second, func() error {
+	eventually(t, func() error {
+		if !again.Running() { // it waits for a while, and a service manager starts it again
+			must(t, again.Start())
+		}
 		out, err := server.Kubectl(t.Context(), "get", "node", agent.Name, "-o", `jsonpath={.status.addresses[?(@.type=="InternalIP")].address} {.status.conditions[?(@.type=="Ready")].status}`)
 		if err != nil || out != again.IP+" True" {
 			return fmt.Errorf("the node is %s; log: %s", out, again.LogTail())
@@ -133,7 +136,7 @@ func TestReinstalledNode(t *testing.T) {
 	must(t, again.Stop())
 	move(t, again)
 	must(t, again.Start())
-	eventually(t, 30*time.Second, func() error {
+	eventually(t, func() error {
 		out, err := server.Kubectl(t.Context(), "get", "node", agent.Name, "-o", `jsonpath={.status.addresses[?(@.type=="InternalIP")].address} {.status.conditions[?(@.type=="Ready")].status}`)
 		if err != nil || out != again.IP+" True" {
 			return fmt.Errorf("the node is %s; log: %s", out, again.LogTail())
@@ -142,9 +145,9 @@ func TestReinstalledNode(t *testing.T) {
 	})
 	kubectl(t, server, "cordon", server.Name)
 	kubectl(t, server, "create", "deployment", "hello", "--image=orch.local/hello")
-	kubectl(t, server, "rollout", "status", "deployment/hello", "--timeout=60s")
+	kubectl(t, server, "rollout", "status", "deployment/hello", "--timeout=120s")
 	ip := kubectl(t, server, "get", "pods", "-l", "app=hello", "-o", "jsonpath={.items[0].status.podIP}")
-	eventually(t, 20*time.Second, func() error {
+	eventually(t, func() error {
 		_, err := get(t.Context(), server, "http://"+ip+":8080")
 		return err
 	})
@@ -184,14 +187,14 @@ func TestServersMove(t *testing.T) {
 	first := cluster.Start(t)
 	must(t, first.Stop())
 	second := further(t, first)
-	eventually(t, 20*time.Second, func() error {
+	eventually(t, func() error {
 		if tail := second.LogTail(); !strings.Contains(tail, "waiting for the server") {
 			return fmt.Errorf("no line of progress: %s", tail)
 		}
 		return nil
 	})
 	must(t, first.Start())
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	further(t, first)
 	must(t, first.WaitVoters(ctx, 3))
@@ -199,7 +202,7 @@ func TestServersMove(t *testing.T) {
 		must(t, n.Stop())
 		move(t, n)
 		must(t, n.Start())
-		eventually(t, 40*time.Second, func() error {
+		eventually(t, func() error {
 			out, err := n.Exec(ctx, n.Orch, "member", "list", "--kubeconfig", n.Kubeconfig)
 			if err != nil || !strings.Contains(out, n.IP+":6443") || strings.Count(out, "connected") != 3 {
 				return fmt.Errorf("members: %s; log: %s", out, n.LogTail())

@@ -67,7 +67,7 @@ func TestLinkFromEveryServer(t *testing.T) {
 	if out, err := first.KubectlInput(t.Context(), strings.NewReader(talker), "apply", "-f", "-"); err != nil {
 		t.Fatal(out)
 	}
-	kubectl(t, first, "wait", "--for=condition=Ready", "pod/talker", "--timeout=60s")
+	kubectl(t, first, "wait", "--for=condition=Ready", "pod/talker", "--timeout=120s")
 	for _, server := range []*cluster.Node{first, second} {
 		t.Run(server.Name, func(t *testing.T) { useLink(t, server, agent) })
 	}
@@ -76,7 +76,7 @@ func TestLinkFromEveryServer(t *testing.T) {
 // useLink does through the server whatever wants the agent.
 func useLink(t *testing.T, server, agent *cluster.Node) {
 	// The second server hears of the agent, and the agent of it, by a watch.
-	eventually(t, 20*time.Second, func() error {
+	eventually(t, func() error {
 		out, err := server.Kubectl(t.Context(), "logs", "talker")
 		if err != nil || !strings.Contains(out, "up") {
 			return fmt.Errorf("logs: %v: %s", err, out)
@@ -104,7 +104,7 @@ func useLink(t *testing.T, server, agent *cluster.Node) {
 
 // attach says a line to the container, which says it back.
 func attach(t *testing.T, server *cluster.Node) {
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	cmd := server.Command(ctx, server.Orch, "kubectl", "--kubeconfig", server.Kubeconfig, "attach", "-i", "--quiet", "talker")
 	stdin, err := cmd.StdinPipe()
@@ -124,7 +124,7 @@ func attach(t *testing.T, server *cluster.Node) {
 
 // forwardPort fetches a page by kubectl port-forward.
 func forwardPort(t *testing.T, server *cluster.Node) {
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	cmd := server.Command(ctx, server.Orch, "kubectl", "--kubeconfig", server.Kubeconfig, "port-forward", "pod/talker", ":8080")
 	stdout, err := cmd.StdoutPipe()

@@ -68,8 +68,12 @@ func kubectl(t *testing.T, n *cluster.Node, args ...string) string {
 	return out
 }
 
-// eventually looks until ok gives no error.
-func eventually(t *testing.T, limit time.Duration, ok func() error) time.Duration {
+// patience is what anything may take on a busy machine. How long things do take is
+// the benchmarks' affair.
+const patience = 2 * time.Minute
+
+// eventually looks until ok gives no error, and tells how long that took.
+func eventually(t *testing.T, ok func() error) time.Duration {
 	t.Helper()
 	start, tick := time.Now(), time.NewTicker(100*time.Millisecond)
 	defer tick.Stop()
@@ -83,8 +87,8 @@ func eventually(t *testing.T, limit time.Duration, ok func() error) time.Duratio
 			t.Fatal(t.Context().Err())
 		case <-tick.C:
 		}
-		if time.Since(start) > limit {
-			t.Fatalf("not within %s: %v", limit, err)
+		if time.Since(start) > patience {
+			t.Fatalf("not within %s: %v", patience, err)
 		}
 	}
 }
@@ -164,7 +168,7 @@ func TestNetworkBetweenNodes(t *testing.T) {
 	if out, err := server.KubectlInput(t.Context(), strings.NewReader(web), "apply", "-f", "-"); err != nil {
 		t.Fatal(out)
 	}
-	kubectl(t, server, "rollout", "status", "ds/web", "--timeout=60s")
+	kubectl(t, server, "rollout", "status", "ds/web", "--timeout=120s")
 	pod, ip := map[string]string{}, map[string]string{}
 	for _, n := range nodes {
 		fields := strings.Fields(kubectl(t, server, "get", "pods", "-l", "app=web", "--field-selector", "spec.nodeName="+n.Name, "-o", "jsonpath={.items[0].metadata.name} {.items[0].status.podIP}"))
@@ -183,7 +187,7 @@ func TestNetworkBetweenNodes(t *testing.T) {
 	}
 	check := func(what, want string, get func() (string, error)) {
 		t.Helper()
-		eventually(t, 10*time.Second, func() error { // rules follow endpoints within milliseconds, not at once
+		eventually(t, func() error { // rules follow endpoints within milliseconds, not at once
 			if got, err := seen(12, get); err != nil || got != want {
 				return fmt.Errorf("%s: answered by %s (%v), want %s", what, got, err, want)
 			}
@@ -268,7 +272,7 @@ func TestJoinErrors(t *testing.T) {
 			must(t, n.Start())
 			select {
 			case <-n.Exited():
-			case <-time.After(20 * time.Second):
+			case <-time.After(patience):
 				t.Fatal("the agent goes on")
 			}
 			if tail := n.LogTail(); n.ExitCode() != 1 || !strings.Contains(tail, tt.want) {
@@ -280,7 +284,7 @@ func TestJoinErrors(t *testing.T) {
 		must(t, server.Kill())
 		late := newAgent(t, server)
 		must(t, late.Start())
-		eventually(t, 20*time.Second, func() error {
+		eventually(t, func() error {
 			if !strings.Contains(late.LogTail(), "waiting for the server") {
 				return fmt.Errorf("no line of progress: %s", late.LogTail())
 			}
@@ -297,34 +301,37 @@ func TestNodeFailure(t *testing.T) {
 	other := join(t, server)
 	kubectl(t, server, "cordon", server.Name)
 	kubectl(t, server, "create", "deployment", "hello", "--image=orch.local/hello", "--replicas=4")
-	kubectl(t, server, "rollout", "status", "deployment/hello", "--timeout=60s")
+	kubectl(t, server, "rollout", "status", "deployment/hello", "--timeout=120s")
 
 	must(t, agent.Kill())
 	must(t, agent.KillPods())
 	died := time.Now()
-	took := eventually(t, 50*time.Second, func() error {
+	took := eventually(t, func() error {
 		if status := readyStatus(t, server, agent); status != "Unknown" {
 			return fmt.Errorf("node is still Ready=%s", status)
 		}
 		return nil
 	})
 	t.Logf("NotReady after %s", took)
-	eventually(t, time.Minute, func() error {
+	eventually(t, func() error {
 		out := kubectl(t, server, "get", "pods", "-l", "app=hello", "--field-selector", "status.phase=Running", "-o", "jsonpath={range .items[*]}{.spec.nodeName} {.metadata.deletionTimestamp},{end}")
 		if n := strings.Count(out, other.Name+" ,"); n != 4 {
 			return fmt.Errorf("%d of 4 pods run elsewhere", n)
 		}
 		return nil
 	})
-	if took := time.Since(died); took > time.Minute {
-		t.Errorf("pods ran elsewhere after %s", took)
-	} else {
-		t.Logf("pods ran elsewhere after %s", took)
+	t.Logf("pods ran elsewhere after %s", time.Since(died))
+	// Under a minute is what these 30 s make of it.
+	for _, condition := range []string{"not-ready", "unreachable"} {
+		path := `jsonpath={.items[*].spec.tolerations[?(@.key=="node.kubernetes.io/` + condition + `")].tolerationSeconds}`
+		if out := kubectl(t, server, "get", "pods", "-l", "app=hello", "--field-selector", "spec.nodeName="+other.Name, "-o", path); out != "30 30 30 30" {
+			t.Errorf("pods tolerate %s for %q seconds", condition, out)
+		}
 	}
 
 	must(t, agent.Start())
 	must(t, agent.WaitReady(t.Context()))
-	eventually(t, 20*time.Second, func() error {
+	eventually(t, func() error {
 		out := kubectl(t, server, "get", "node", agent.Name, "-o", "jsonpath={.spec.taints}")
 		pods := kubectl(t, server, "get", "pods", "-l", "app=hello", "-o", "jsonpath={range .items[*]}{.spec.nodeName},{end}")
 		if out != "" || strings.Contains(pods, agent.Name+",") {
@@ -344,20 +351,20 @@ func readyStatus(t *testing.T, server, n *cluster.Node) string {
 func TestDeletedNode(t *testing.T) {
 	server, agent := two(t)
 	kubectl(t, server, "create", "deployment", "hello", "--image=orch.local/hello", "--replicas=4")
-	kubectl(t, server, "rollout", "status", "deployment/hello", "--timeout=60s")
-	kubectl(t, server, "drain", agent.Name, "--ignore-daemonsets", "--timeout=60s")
+	kubectl(t, server, "rollout", "status", "deployment/hello", "--timeout=120s")
+	kubectl(t, server, "drain", agent.Name, "--ignore-daemonsets", "--timeout=120s")
 	kubectl(t, server, "uncordon", agent.Name)
 	kubectl(t, server, "cordon", server.Name)
 	kubectl(t, server, "scale", "deployment", "hello", "--replicas=6") // two of them run here, undrained
-	kubectl(t, server, "rollout", "status", "deployment/hello", "--timeout=60s")
+	kubectl(t, server, "rollout", "status", "deployment/hello", "--timeout=120s")
 	kubectl(t, server, "delete", "node", agent.Name)
-	eventually(t, 20*time.Second, func() error {
+	eventually(t, func() error {
 		if !strings.Contains(agent.LogTail(), "this node was deleted from the cluster") {
 			return fmt.Errorf("the agent does not say that it is out")
 		}
 		return nil
 	})
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, func() error {
 		if pids, err := agent.Processes(); err != nil || len(pids) > 0 {
 			return fmt.Errorf("pods go on running: %v %v", pids, err)
 		}
@@ -379,25 +386,25 @@ func TestNoServer(t *testing.T) {
 	server, agent := two(t)
 	kubectl(t, server, "cordon", server.Name)
 	kubectl(t, server, "create", "deployment", "hello", "--image=orch.local/hello")
-	kubectl(t, server, "rollout", "status", "deployment/hello", "--timeout=60s")
+	kubectl(t, server, "rollout", "status", "deployment/hello", "--timeout=120s")
 	before := kubectl(t, server, "get", "pods", "-o", "jsonpath={.items[*].metadata.uid} {.items[*].status.containerStatuses[*].containerID} {.items[*].status.podIP}")
 	ip := before[strings.LastIndexByte(before, ' ')+1:]
 	answers := func() error {
 		_, err := get(t.Context(), agent, "http://"+ip+":8080")
 		return err
 	}
-	eventually(t, 10*time.Second, answers)
+	eventually(t, answers)
 	must(t, server.Kill())
 	must(t, answers())
 	must(t, agent.Restart())
 	must(t, answers())
 	must(t, server.Start())
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	must(t, server.WaitReady(ctx))
 	must(t, agent.WaitReady(ctx))
 	must(t, answers())
-	eventually(t, 20*time.Second, func() error {
+	eventually(t, func() error {
 		out, err := server.Kubectl(ctx, "get", "--raw", "/api/v1/nodes/"+agent.Name+"/proxy/healthz")
 		if err != nil {
 			return fmt.Errorf("the link is not back: %s", out)

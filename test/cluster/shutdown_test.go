@@ -36,8 +36,8 @@ func TestNodeShutdown(t *testing.T) {
 	if out, err := server.KubectlInput(t.Context(), strings.NewReader(fmt.Sprintf(tidy, agent.Name)), "apply", "-f", "-"); err != nil {
 		t.Fatal(out)
 	}
-	kubectl(t, server, "wait", "--for=condition=Ready", "pod/tidy", "--timeout=60s")
-	eventually(t, 20*time.Second, func() error {
+	kubectl(t, server, "wait", "--for=condition=Ready", "pod/tidy", "--timeout=120s")
+	eventually(t, func() error {
 		if out := kubectl(t, server, "logs", "tidy"); out != "up" {
 			return fmt.Errorf("the pod says %q", out)
 		}
@@ -55,7 +55,7 @@ func TestNodeShutdown(t *testing.T) {
 	must(t, syscall.Kill(agent.PID(), syscall.SIGPWR))
 	select {
 	case <-agent.Exited():
-	case <-time.After(40 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("orch goes on")
 	}
 	if agent.ExitCode() != 0 {

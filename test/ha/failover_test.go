@@ -161,7 +161,7 @@ func TestControllersFollow(t *testing.T) {
 	rest := all.others(leader)
 	c := client(t, rest[0])
 	seen := make(map[string]bool)
-	w, err := c.CoreV1().Pods("default").Watch(t.Context(), metav1.ListOptions{})
+	w, err := watchPods(t, rest[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +193,7 @@ func TestControllersFollow(t *testing.T) {
 		// The watch must be one that no pause holds up.
 		w.Stop()
 		c = client(t, rest[0])
-		if w, err = c.CoreV1().Pods("default").Watch(t.Context(), metav1.ListOptions{}); err != nil {
+		if w, err = watchPods(t, rest[0]); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -201,6 +201,16 @@ func TestControllersFollow(t *testing.T) {
 	if err != nil || len(pods.Items) != 3*replicas || len(seen) != 3*replicas {
 		t.Errorf("%d pods are there and %d were made instead of %d: %v", len(pods.Items), len(seen), 3*replicas, err)
 	}
+}
+
+// watchPods has no timeout, unlike client.
+func watchPods(t *testing.T, n *cluster.Node) (watch.Interface, error) {
+	t.Helper()
+	config, err := n.Config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kubernetes.NewForConfigOrDie(config).CoreV1().Pods("default").Watch(t.Context(), metav1.ListOptions{})
 }
 
 func replicaSet(name string, replicas int32) *appsv1.ReplicaSet {

@@ -169,7 +169,7 @@ func runHello(t *testing.T, server, on *cluster.Node) {
 		`--overrides={"spec":{"nodeName":"`+on.Name+`"}}`); err != nil {
 		t.Fatal(out)
 	}
-	if out, err := server.Kubectl(t.Context(), "wait", "--for=condition=Ready", "pod/hello", "--timeout=60s"); err != nil {
+	if out, err := server.Kubectl(t.Context(), "wait", "--for=condition=Ready", "pod/hello", "--timeout=120s"); err != nil {
 		t.Fatal(out)
 	}
 }
@@ -344,6 +344,33 @@ func damaged(t *testing.T, path string) string {
 	return bad
 }
 
+// TestOneRestore: two restores at once would build the next state in the same
+// place.
+func TestOneRestore(t *testing.T) {
+	n := single(t)
+	servers{n}.run(t, n, "snapshot", "save", "--name", "one", "--kubeconfig", n.Kubeconfig)
+	if err := n.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	folder, err := os.Open(filepath.Join(n.DataDir(), "server"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer folder.Close()
+	if err := syscall.Flock(int(folder.Fd()), syscall.LOCK_EX); err != nil { // as another one does
+		t.Fatal(err)
+	}
+	if out, err := restore(t, n, "one"); err == nil || !strings.Contains(out, "another recovery or restore") {
+		t.Errorf("beside another one: %v: %s", err, out)
+	}
+	if err := folder.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := restore(t, n, "one"); err != nil {
+		t.Errorf("after the other one: %v: %s", err, out)
+	}
+}
+
 // TestRestoreKilled kills restores at moments spread over the time they take: the
 // server then has its old state or the snapshot's, keys and all.
 func TestRestoreKilled(t *testing.T) {
@@ -442,7 +469,7 @@ func TestRestoreKnowsLaterNodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	awaitReady(t, n)
-	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := agent.WaitReady(ctx); err != nil {
 		t.Fatal(err)

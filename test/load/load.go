@@ -99,7 +99,7 @@ func Start(ctx context.Context, server, at *cluster.Node, replicas int, tolerate
 	if out, err := server.KubectlInput(ctx, strings.NewReader(pod), "apply", "-f", "-"); err != nil {
 		return nil, fmt.Errorf("%w: %s", err, out)
 	}
-	if _, err := kubectl(ctx, server, "wait", "--for=condition=Ready", "pod/load", "--timeout=60s"); err != nil {
+	if _, err := kubectl(ctx, server, "wait", "--for=condition=Ready", "pod/load", "--timeout=120s"); err != nil {
 		return nil, err
 	}
 	ip, err := kubectl(ctx, server, "get", "pod", "load", "-o", "jsonpath={.status.podIP}")
@@ -163,7 +163,7 @@ func (l *Load) Stats(ctx context.Context) (stats.ByTarget, error) {
 // waitAsking waits until both targets have answered a good while without
 // failing: rules on the client's node follow the endpoints a little later.
 func (l *Load) waitAsking(ctx context.Context) error {
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(patience)
 	for {
 		all, err := l.Stats(ctx)
 		calm := err == nil
