@@ -73,6 +73,12 @@ func (l layout) prepare() (unlock func(), err error) {
 			return nil, err
 		}
 	}
+	containerd := filepath.Dir(l.root)
+	for _, dir := range []string{filepath.Dir(l.images), filepath.Dir(containerd), containerd} {
+		if err := letThrough(dir); err != nil {
+			return nil, err
+		}
+	}
 	file, err := os.OpenFile(l.lock, os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, err
@@ -86,6 +92,17 @@ func (l layout) prepare() (unlock func(), err error) {
 		return nil, fmt.Errorf("clear state from before the reboot: %w", err)
 	}
 	return func() { file.Close() }, nil
+}
+
+// letThrough lets every user pass a directory, though not list it: a pod with
+// users of its own reaches its root file system on this way. What lies in it is
+// closed where it must be.
+func letThrough(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil || info.Mode().Perm()&0o011 == 0o011 {
+		return err
+	}
+	return os.Chmod(dir, info.Mode().Perm()|0o011)
 }
 
 // forgetReboot empties the state folder when the machine was started anew since

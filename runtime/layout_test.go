@@ -76,3 +76,23 @@ func testLayout(t *testing.T) layout {
 	})
 	return l
 }
+
+// Pods with users of their own pass the directories above their root file systems,
+// which were made for root alone; nobody else may list them.
+func TestDirectoriesLetThrough(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	way := []string{dir, filepath.Join(dir, "agent"), filepath.Join(dir, "agent", "containerd")}
+	if err := os.MkdirAll(way[2], 0o700); err != nil {
+		t.Fatal(err)
+	}
+	unlock, err := newLayout(dir).prepare()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	for _, dir := range way {
+		if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o711 {
+			t.Errorf("%s: mode %v, %v", dir, info.Mode(), err)
+		}
+	}
+}

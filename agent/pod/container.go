@@ -34,6 +34,7 @@ func (m *Manager) containerConfig(ctx context.Context, o launchOrder, image imag
 	if err != nil {
 		return nil, err
 	}
+	mapUsers(mounts, security.NamespaceOptions.UsernsOptions)
 	if err := os.MkdirAll(filepath.Join(m.podLogDir(o.pod), o.unit.Name), 0o755); err != nil {
 		return nil, fmt.Errorf("create container log directory for container %s failed: %w", o.unit.Name, err)
 	}

@@ -26,6 +26,7 @@ type Manager struct {
 	cgroups   *cgroups
 	starts    *semaphore.Weighted // sandboxes and containers being started
 	pageSizes []pageSize
+	users     userBlocks
 
 	mu      sync.Mutex
 	workers map[types.UID]*worker
@@ -216,6 +217,11 @@ func (m *Manager) Listed() bool {
 // deliver hands a runtime's report to the worker of its pod. A pod that has
 // none was started by an earlier run of the agent.
 func (m *Manager) deliver(r report) {
+	if r.whole { // a single event may come when the pod is long erased
+		for _, sandbox := range r.sandboxes {
+			m.users.adopt(r.uid, sandbox)
+		}
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	w := m.workers[r.uid]

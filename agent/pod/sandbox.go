@@ -22,6 +22,10 @@ func (m *Manager) sandboxConfig(pod *corev1.Pod, attempt uint32) (*runtimeapi.Po
 	if err != nil {
 		return nil, err
 	}
+	users, err := m.userNamespace(pod)
+	if err != nil {
+		return nil, err
+	}
 	config := &runtimeapi.PodSandboxConfig{
 		Metadata: &runtimeapi.PodSandboxMetadata{
 			Name: pod.Name, Namespace: pod.Namespace, Uid: string(pod.UID), Attempt: attempt,
@@ -30,7 +34,7 @@ func (m *Manager) sandboxConfig(pod *corev1.Pod, attempt uint32) (*runtimeapi.Po
 		DnsConfig: dns, LogDirectory: m.podLogDir(pod),
 		PortMappings: portMappings(pod),
 		Linux: &runtimeapi.LinuxPodSandboxConfig{
-			CgroupParent: m.cgroups.parent(pod), Sysctls: sysctls(pod), SecurityContext: sandboxSecurity(pod),
+			CgroupParent: m.cgroups.parent(pod), Sysctls: sysctls(pod), SecurityContext: sandboxSecurity(pod, users),
 			Overhead: linuxResources(pod.Spec.Overhead, pod.Spec.Overhead), Resources: podResources(pod),
 		},
 	}

@@ -12,9 +12,9 @@ import (
 
 // sandboxSecurity gives the sandbox the pod's own settings; its pause process
 // always runs under the default seccomp profile.
-func sandboxSecurity(pod *corev1.Pod) *runtimeapi.LinuxSandboxSecurityContext {
+func sandboxSecurity(pod *corev1.Pod, users *runtimeapi.UserNamespace) *runtimeapi.LinuxSandboxSecurityContext {
 	s := &runtimeapi.LinuxSandboxSecurityContext{
-		NamespaceOptions: namespaces(pod),
+		NamespaceOptions: namespaces(pod, users),
 		Seccomp:          &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
 	}
 	for _, u := range units(pod) {
@@ -33,8 +33,8 @@ func sandboxSecurity(pod *corev1.Pod) *runtimeapi.LinuxSandboxSecurityContext {
 	return s
 }
 
-func namespaces(pod *corev1.Pod) *runtimeapi.NamespaceOption {
-	o := &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}
+func namespaces(pod *corev1.Pod, users *runtimeapi.UserNamespace) *runtimeapi.NamespaceOption {
+	o := &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER, UsernsOptions: users}
 	if pod.Spec.HostNetwork {
 		o.Network = runtimeapi.NamespaceMode_NODE
 	}
@@ -108,6 +108,10 @@ func (m *Manager) containerSecurity(o launchOrder, user imageUser) (*runtimeapi.
 	if err != nil {
 		return nil, err
 	}
+	users, err := m.userNamespace(o.pod)
+	if err != nil {
+		return nil, err
+	}
 	s := &runtimeapi.LinuxContainerSecurityContext{
 		Privileged:       e.Privileged != nil && *e.Privileged,
 		ReadonlyRootfs:   e.ReadOnlyRootFilesystem != nil && *e.ReadOnlyRootFilesystem,
@@ -116,7 +120,7 @@ func (m *Manager) containerSecurity(o launchOrder, user imageUser) (*runtimeapi.
 		SelinuxOptions:   selinux(e.SELinuxOptions),
 		RunAsUser:        int64Value(e.RunAsUser),
 		RunAsGroup:       int64Value(e.RunAsGroup),
-		NamespaceOptions: namespaces(o.pod),
+		NamespaceOptions: namespaces(o.pod, users),
 		Seccomp:          seccomp,
 		MaskedPaths:      maskedPaths,
 		ReadonlyPaths:    readonlyPaths,

@@ -236,6 +236,7 @@ func (m *Manager) erase(ctx context.Context, uid types.UID, containers, sandboxe
 			return fmt.Errorf("remove sandbox: %w", err)
 		}
 	}
+	m.users.free(uid)
 	return m.removeDirs(uid)
 }
 
