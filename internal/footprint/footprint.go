@@ -31,6 +31,12 @@ const (
 	// The collector lets the heap grow to twice what is live, so a busy heap that
 	// keeps its size is never as large.
 	shrunk = 3
+	// looks is how often memory is let go again after a burst: the store keeps its
+	// history for half a minute.
+	looks = 4
+	// Letting go costs a collection, about a millisecond for each live megabyte, so
+	// that one in as many tenths of a second takes a hundredth of a processor.
+	restPerMB = time.Second / 10
 )
 
 // pace is when memory is let go.
@@ -44,8 +50,7 @@ type pace struct {
 	// quiet is how long after the last collection of garbage a burst counts as
 	// over.
 	quiet time.Duration
-	// pause is the least time from one letting go in quiet to the next, which
-	// always follows: the store keeps the history of a burst for half a minute.
+	// pause is the least time from one letting go in quiet to the next.
 	pause time.Duration
 	// breath is the least time from one letting go to the next in a burst, which
 	// comes when that needs much less memory than before.
@@ -55,7 +60,7 @@ type pace struct {
 // Run lets memory go that only the start or a burst of work needed, and from time
 // to time the executable's pages that are not in use, until ctx ends.
 func Run(ctx context.Context) error {
-	return run(ctx, pace{settle: 3 * time.Second, period: 5 * time.Minute, quiet: 3 * time.Second, pause: time.Minute, breath: 10 * time.Second})
+	return run(ctx, pace{settle: 3 * time.Second, period: 5 * time.Minute, quiet: 3 * time.Second, pause: 10 * time.Second, breath: 10 * time.Second})
 }
 
 func run(ctx context.Context, p pace) error {
@@ -65,7 +70,8 @@ func run(ctx context.Context, p pace) error {
 	defer calm.Stop()
 	collected := make(chan struct{}, 1)
 	tellCollections(ctx, collected)
-	var started, again bool
+	var started bool
+	var again int               // looks to come
 	var calmed, eased time.Time // when memory was last let go in quiet, and in a burst
 	for {
 		select {
@@ -76,17 +82,17 @@ func run(ctx context.Context, p pace) error {
 				eased = time.Now()
 				debug.FreeOSMemory()
 			}
-			calm.Reset(max(p.quiet, time.Until(calmed.Add(p.pause))))
+			calm.Reset(max(p.quiet, time.Until(calmed.Add(p.rest()))))
 		case <-calm.C:
 			switch {
 			case !started:
 				started = true
 				debug.FreeOSMemory()
 			case isLoose():
-				calmed, again = time.Now(), true
+				calmed, again = time.Now(), looks
 				debug.FreeOSMemory()
-			case again:
-				again = false
+			case again > 0:
+				calmed, again = time.Now(), again-1
 				debug.FreeOSMemory()
 			}
 		case <-timer.C:
@@ -125,6 +131,12 @@ func heap() (resident, live uint64) {
 		resident += part.Value.Uint64()
 	}
 	return resident, sample[0].Value.Uint64()
+}
+
+// rest is the least time until memory is let go again in quiet.
+func (p pace) rest() time.Duration {
+	_, live := heap()
+	return max(p.pause, time.Duration(live>>20)*restPerMB)
 }
 
 // hasShrunk tells, after a collection, that the heap is much larger than what it
