@@ -89,7 +89,6 @@ func requestedBy(c *certificatesv1.CertificateSigningRequest, u *auth.User) {
 func stampConditions(c, old *certificatesv1.CertificateSigningRequest, now metav1.Time) {
 	for i := range c.Status.Conditions {
 		cond := &c.Status.Conditions[i]
-		setZero(&cond.Status, "True")
 		if cond.LastUpdateTime.IsZero() {
 			cond.LastUpdateTime = now
 		}

@@ -274,6 +274,11 @@ func (f *faults) hostUsers(at *field.Path, s *corev1.PodSpec) {
 	if s.HostIPC {
 		f.forbidden(at.Child("HostIPC"), "when `hostUsers` is false")
 	}
+	for c := range allContainers(s) {
+		if len(c.VolumeDevices) > 0 {
+			f.forbidden(c.at(at).Child("volumeDevices"), "when `hostUsers` is false")
+		}
+	}
 }
 
 func (f *faults) podOS(at *field.Path, s *corev1.PodSpec) {

@@ -21,6 +21,9 @@ func replicaSets() *registry.Resource {
 			setDefault(&s.Spec.Replicas, 1)
 			defaultPodTemplate(&s.Spec.Template)
 		},
+		Warnings: func(r *appsv1.ReplicaSet) []string {
+			return workloadWarnings(r.Name, &r.Spec.Template, "spec", "template")
+		},
 		Validate:            validateReplicaSet,
 		ValidateUpdate:      validateReplicaSetUpdate,
 		UnconditionalUpdate: true,
