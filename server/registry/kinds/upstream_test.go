@@ -8,7 +8,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"orch/server/registry"
@@ -54,6 +56,31 @@ func TestUpstreamAnswers(t *testing.T) {
 			}
 			t.Errorf("got %v, want %q", c.got, c.want)
 		})
+	}
+}
+
+// TestFieldSelectors: kinds without fields of their own take both general
+// ones, also those that are in no namespace; replica sets have no others.
+func TestFieldSelectors(t *testing.T) {
+	f := newFixture(t)
+	list := func(group, plural, selector string) error {
+		sel, err := fields.ParseSelector(selector)
+		if err != nil {
+			t.Fatal(err)
+		}
+		page, err := f.List(f.ctx, f.Lookup(group, "v1", plural), registry.Selection{Fields: sel}, &metav1.ListOptions{})
+		if err == nil && len(page.Items) > 0 {
+			t.Errorf("%s by %s: %d items", plural, selector, len(page.Items))
+		}
+		return err
+	}
+	put(f, &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "r"}})
+	if err := list("rbac.authorization.k8s.io", "clusterroles", "metadata.namespace=x"); err != nil {
+		t.Error(err)
+	}
+	want := `"status.replicas" is not a known field selector: only "metadata.name", "metadata.namespace"`
+	if err := list("apps", "replicasets", "status.replicas=0"); err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
 	}
 }
 
