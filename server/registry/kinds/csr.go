@@ -39,11 +39,6 @@ func certificateSigningRequests() *registry.Resource {
 			spec.carry(c, old)
 			return nil
 		},
-		Default: func(c *certificatesv1.CertificateSigningRequest) {
-			for i := range c.Status.Conditions {
-				setZero(&c.Status.Conditions[i].Status, "True")
-			}
-		},
 		Validate:            validateCSR,
 		ValidateName:        func(string, bool) []string { return nil },
 		UnconditionalUpdate: true,

@@ -43,6 +43,11 @@ func TestUpstreamAnswers(t *testing.T) {
 		"exempt level": {validatePriorityLevel(&flowcontrolv1.PriorityLevelConfiguration{
 			ObjectMeta: metav1.ObjectMeta{Name: "x"}, Spec: flowcontrolv1.PriorityLevelConfigurationSpec{Type: "Exempt"},
 		}), "spec.type: Invalid value: \"Exempt\": must be 'Exempt' if and only if `name` is 'exempt'"},
+		"mirror without node": {validatePod(testPod(func(p *corev1.Pod) { p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "x"} })),
+			"metadata.annotations[kubernetes.io/config.mirror]: Invalid value: \"x\": must set spec.nodeName if mirror pod annotation is set"},
+		"approval without status": {validateCSRApproval(&certificatesv1.CertificateSigningRequest{Status: certificatesv1.CertificateSigningRequestStatus{
+			Conditions: []certificatesv1.CertificateSigningRequestCondition{{Type: certificatesv1.CertificateApproved}},
+		}}, &certificatesv1.CertificateSigningRequest{}), "status.conditions[0].status: Required value"},
 		"level without type": {validatePriorityLevel(&flowcontrolv1.PriorityLevelConfiguration{}), "spec.type: Required value"},
 	} {
 		t.Run(name, func(t *testing.T) {
