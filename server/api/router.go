@@ -42,6 +42,10 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request, q *request) {
 	verb := q.verb
 	if q.watchPrefix {
 		verb = "watch"
+		if r.Method != http.MethodGet {
+			s.fail(w, r, methodNotAllowed())
+			return
+		}
 	}
 	if !slices.Contains(verbsOf(q.res), verb) || !q.allows(verb) {
 		s.fail(w, r, methodNotAllowed())
