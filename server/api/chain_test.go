@@ -135,10 +135,15 @@ func TestStatusOf(t *testing.T) {
 		{context.DeadlineExceeded, 504},
 		{errors.New("odd"), 500},
 		{notAcceptable("a/b"), 406},
+		{unreachable{errors.New("node n is not connected")}, 503},
 	} {
 		if status := statusOf(c.err); status.Code != c.code || status.Status != metav1.StatusFailure {
 			t.Errorf("%v: %+v", c.err, status)
 		}
+	}
+	lost := unreachable{errors.New("node n is not connected")}
+	if got := statusOf(lost).Message; got != "error dialing backend: node n is not connected" || lost.Error() != "node n is not connected" {
+		t.Errorf("got %q and %q", got, lost)
 	}
 }
 

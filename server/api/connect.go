@@ -142,11 +142,19 @@ func (s *Server) agentTransport(node string) *http.Transport {
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			conn, err := s.cfg.Nodes.Dial(ctx, node)
 			if err != nil {
-				return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("error dialing backend: %v", err))
+				return nil, unreachable{err}
 			}
 			return bound(ctx, conn), nil
 		},
 	}
+}
+
+// unreachable is a node without a connection. It says by itself that dialing
+// failed only where nobody has said so before: what upgrades does.
+type unreachable struct{ error }
+
+func (u unreachable) Status() metav1.Status {
+	return apierrors.NewServiceUnavailable("error dialing backend: " + u.Error()).Status()
 }
 
 // boundConn closes with the stream that it serves, so that a closing server

@@ -16,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+
+	"orch/server/registry"
 )
 
 // codec decodes the bodies of requests.
@@ -67,12 +69,12 @@ func (c *codec) decode(data []byte, m media, into runtime.Object, gvk schema.Gro
 			}
 		}
 	}
+	if actual.Kind != gvk.Kind {
+		err := fmt.Errorf("converting (%s.%s) to (%s.%s): unknown conversion", actual.Version, actual.Kind, registry.InternalPackage(gvk.Group), gvk.Kind)
+		return nil, decodeError(err, gvk, actual, data)
+	}
 	if actual.GroupVersion() != gvk.GroupVersion() {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)", actual.GroupVersion(), gvk.GroupVersion()))
-	}
-	if actual.Kind != gvk.Kind {
-		err := fmt.Errorf("converting (%s.%s) to (%s.%s): unknown conversion", actual.Version, actual.Kind, gvk.Version, gvk.Kind)
-		return nil, decodeError(err, gvk, actual, data)
 	}
 	return obj, nil
 }

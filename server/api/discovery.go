@@ -90,7 +90,7 @@ func (s *Server) discover(w http.ResponseWriter, r *http.Request, path string) {
 		doc, kind.Kind = s.discovery.resources(parts[1], parts[2]), "APIResourceList"
 	}
 	if isNil(doc) {
-		notFound(w)
+		s.notFound(w, r)
 		return
 	}
 	s.writeDiscovery(w, r, doc, kind)

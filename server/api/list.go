@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -31,7 +32,7 @@ func (s *Server) answerList(w http.ResponseWriter, r *http.Request, q *request, 
 		if err != nil {
 			return err
 		}
-		table, err := newTable(q.res, a.as, opts, time.Now(), page.Items...)
+		table, err := newTable(q.rows(), a.as, opts, time.Now(), page.Items...)
 		if err != nil {
 			return err
 		}
@@ -42,7 +43,7 @@ func (s *Server) answerList(w http.ResponseWriter, r *http.Request, q *request, 
 		s.respond(w, r, a, http.StatusOK, partialList(meta, a.as, page.Items), a.as)
 		return nil
 	case "PartialObjectMetadata":
-		return notAcceptableMessage(fmt.Sprintf("you requested PartialObjectMetadata, but the requested object is a list (%s)", typeName(q.res.NewList())))
+		return notAcceptableMessage(fmt.Sprintf("you requested PartialObjectMetadata, but the requested object is a list (%s)", typeName(q.res.Group, q.res.NewList())))
 	}
 	if a.media == mediaProtobuf {
 		return writeProtobufList(w, r, gvk, &meta, page.Items)
@@ -181,7 +182,11 @@ func partialList(meta metav1.ListMeta, as schema.GroupVersionKind, items []regis
 	return &metav1.PartialObjectMetadataList{ListMeta: meta, Items: partials}
 }
 
-func typeName(obj any) string { return fmt.Sprintf("%T", obj) }
+// typeName is what upstream's internal type for obj is called in messages.
+func typeName(group string, obj any) string {
+	_, name, _ := strings.Cut(fmt.Sprintf("%T", obj), ".")
+	return "*" + registry.InternalPackage(group) + "." + name
+}
 
 func asStatus(obj runtime.Object) (*metav1.Status, bool) {
 	status, ok := obj.(*metav1.Status)

@@ -71,7 +71,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, q *request, a ac
 			return err
 		}
 		if object, ok := obj.(registry.Object); ok {
-			table, err := newTable(q.res, a.as, opts, time.Now(), object)
+			table, err := newTable(q.rows(), a.as, opts, time.Now(), object)
 			if err != nil {
 				return err
 			}
@@ -83,7 +83,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, q *request, a ac
 			obj, gvk = partial(object, a.as), a.as
 		}
 	case "PartialObjectMetadataList":
-		return notAcceptableMessage("you requested PartialObjectMetadataList, but the requested object is not a list (" + typeName(obj) + ")")
+		return notAcceptableMessage("you requested PartialObjectMetadataList, but the requested object is not a list (" + typeName(gvk.Group, obj) + ")")
 	}
 	if _, isStatus := asStatus(obj); isStatus {
 		gvk = statusKind

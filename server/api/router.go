@@ -32,7 +32,7 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request, q *request) {
 	}
 	q.res = s.cfg.Registry.Lookup(q.group, q.version, q.resource)
 	if q.res == nil || (q.prefix == "api") != (q.group == "") || !q.exists() {
-		notFound(w)
+		s.notFound(w, r)
 		return
 	}
 	if q.subresource != "" {
@@ -42,6 +42,10 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request, q *request) {
 	verb := q.verb
 	if q.watchPrefix {
 		verb = "watch"
+		if r.Method != http.MethodGet {
+			s.fail(w, r, methodNotAllowed())
+			return
+		}
 	}
 	if !slices.Contains(verbsOf(q.res), verb) || !q.allows(verb) {
 		s.fail(w, r, methodNotAllowed())
@@ -108,7 +112,7 @@ func (s *Server) routeSubresource(w http.ResponseWriter, r *http.Request, q *req
 		}
 	}
 	if q.sub == nil {
-		notFound(w)
+		s.notFound(w, r)
 		return
 	}
 	if err := s.serveSubresource(w, r, q); err != nil {
@@ -122,7 +126,7 @@ func (s *Server) serveSubresource(w http.ResponseWriter, r *http.Request, q *req
 		return s.connect(w, r, q)
 	}
 	if q.rest != "" && q.rest != "/" {
-		notFound(w)
+		s.notFound(w, r)
 		return nil
 	}
 	viewed := q.sub.Create == nil && (q.sub.Update != nil || q.sub.Project != nil)
@@ -179,8 +183,21 @@ func (s *Server) routeOther(w http.ResponseWriter, r *http.Request, path string)
 	notFound(w)
 }
 
-// notFound is how upstream answers paths that nothing serves; clients tell it
-// from the NotFound of an object by the absence of a Status.
+// notFound answers a path that nothing serves: within the API's groups by a
+// Status, which unlike that of a missing object names nothing.
+func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
+	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	if parts[0] != "api" && (len(parts) < 3 || parts[0] != "apis" || s.discovery.group(parts[1]) == nil) {
+		notFound(w)
+		return
+	}
+	s.fail(w, r, &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusNotFound, Reason: metav1.StatusReasonNotFound,
+		Message: "the server could not find the requested resource", Details: &metav1.StatusDetails{},
+	}})
+}
+
+// notFound is how upstream answers all other paths that nothing serves.
 func notFound(w http.ResponseWriter) {
 	http.Error(w, "404 page not found", http.StatusNotFound)
 }

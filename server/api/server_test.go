@@ -79,7 +79,11 @@ func testTable() []*registry.Resource {
 			&registry.Subresource{Name: "status", Update: &registry.View{}},
 			&registry.Subresource{
 				Name: "scale", Kind: autoscalingv1.SchemeGroupVersion.WithKind("Scale"), New: func() runtime.Object { return &autoscalingv1.Scale{} },
-				Project: &registry.Projection{Get: getScale, Set: setScale},
+				Project: &registry.Projection{
+					Get: getScale, Set: setScale,
+					Columns: []metav1.TableColumnDefinition{{Name: "Desired", Type: "integer"}},
+					Row:     func(obj registry.Object, _ time.Time) []any { return []any{obj.(*autoscalingv1.Scale).Spec.Replicas} },
+				},
 			}),
 	}
 }

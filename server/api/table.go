@@ -18,25 +18,39 @@ var defaultColumns = []metav1.TableColumnDefinition{
 	{Name: "Age", Type: "string", Description: "CreationTimestamp is a timestamp representing the server time when this object was created. It is not guaranteed to be set in happens-before order across separate operations. Clients may not set this value. It is represented in RFC3339 form and is in UTC.\n\nPopulated by the system. Read-only. Null for lists. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata"},
 }
 
+// rows is how a request's objects are shown in a table.
+type rows struct {
+	kind    schema.GroupVersionKind
+	columns []metav1.TableColumnDefinition
+	row     func(obj registry.Object, now time.Time) []any
+}
+
+func (q *request) rows() rows {
+	shown := rows{kind: q.kind(), columns: q.res.Columns, row: q.res.Row}
+	if q.sub != nil && q.sub.Project != nil {
+		shown.columns, shown.row = q.sub.Project.Columns, q.sub.Project.Row
+	}
+	if shown.row == nil {
+		shown.columns, shown.row = defaultColumns, defaultRow
+	}
+	return shown
+}
+
 // newTable shows objects as rows of cells, as `kubectl get` prints them.
-func newTable(res *registry.Resource, as schema.GroupVersionKind, opts *metav1.TableOptions, now time.Time, items ...registry.Object) (*metav1.Table, error) {
+func newTable(shown rows, as schema.GroupVersionKind, opts *metav1.TableOptions, now time.Time, items ...registry.Object) (*metav1.Table, error) {
 	table := &metav1.Table{
 		TypeMeta: metav1.TypeMeta{Kind: "Table", APIVersion: as.GroupVersion().String()},
 		Rows:     make([]metav1.TableRow, len(items)),
 	}
-	columns, row := res.Columns, res.Row
-	if row == nil {
-		columns, row = defaultColumns, defaultRow
-	}
 	if !opts.NoHeaders {
-		table.ColumnDefinitions = columns
+		table.ColumnDefinitions = shown.columns
 	}
 	for i, item := range items {
-		table.Rows[i].Cells = row(item, now)
+		table.Rows[i].Cells = shown.row(item, now)
 		switch opts.IncludeObject {
 		case metav1.IncludeNone:
 		case metav1.IncludeObject:
-			named, err := withKind(item, res.GVK())
+			named, err := withKind(item, shown.kind)
 			if err != nil {
 				return nil, err
 			}

@@ -57,7 +57,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, q *request) error
 		return err
 	}
 	if a.media == mediaYAML {
-		return notAcceptable(contentJSON, contentProtobuf+";stream=watch")
+		return notAcceptable(contentJSON+";stream=watch", contentProtobuf+";stream=watch")
 	}
 	sel, opts, err := q.listOptions()
 	if err != nil {
@@ -202,7 +202,7 @@ func (c *watcher) appendFrame(buf *bytes.Buffer, event string, obj registry.Obje
 	gvk := c.q.res.GVK()
 	switch c.a.as.Kind {
 	case "Table":
-		table, err := newTable(c.q.res, c.a.as, c.table, time.Now(), obj)
+		table, err := newTable(c.q.rows(), c.a.as, c.table, time.Now(), obj)
 		if err != nil {
 			return err
 		}

@@ -17,7 +17,7 @@ import (
 func (p *patcher) apply(ctx context.Context, current runtime.Object) (runtime.Object, error) {
 	config := &unstructured.Unstructured{Object: map[string]any{}}
 	if err := utilyaml.Unmarshal(p.body, &config.Object); err != nil {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
 	}
 	m, err := p.r.fieldManager(p.e, p.sub)
 	if err != nil {

@@ -70,7 +70,7 @@ func (r *Registry) create(ctx context.Context, e *entry, obj Object, managed []m
 				return nil, err
 			}
 		}
-		return st.Evaluate(ctx, r, kept.GetNamespace(), kept)
+		return st.Evaluate(ctx, r, kept.GetNamespace(), kept, dryRun)
 	}
 	if kept.GetResourceVersion() != "" {
 		return nil, &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: 500,
@@ -157,8 +157,9 @@ func (e *entry) validateCreate(ctx context.Context, obj Object) error {
 	return nil
 }
 
+// warn looks for what is hardly meant only if somebody hears of it.
 func (e *entry) warn(ctx context.Context, obj Object) {
-	if e.Warnings == nil {
+	if e.Warnings == nil || ctx.Value(warningsKey{}) == nil {
 		return
 	}
 	for _, text := range e.Warnings(obj) {

@@ -86,9 +86,6 @@ func checkPatch(pt types.PatchType, body []byte, opts *metav1.PatchOptions) erro
 		}
 		return nil
 	}
-	if !json.Valid(body) {
-		return apierrors.NewBadRequest("invalid JSON patch")
-	}
 	return nil
 }
 
@@ -153,10 +150,40 @@ func (p *patcher) patchJSON(ctx context.Context, current runtime.Object) (runtim
 	} else {
 		err = kjson.UnmarshalCaseSensitivePreserveInts(after, obj)
 	}
+	if err == nil {
+		err = p.sameKind(obj.GetObjectKind().GroupVersionKind())
+	}
 	if err != nil {
 		return nil, invalidPatch(string(after), err)
 	}
 	return obj, p.report(ctx, string(after), odd)
+}
+
+// sameKind refuses a patch that would make another kind of its object. Another
+// version of the same kind is left alone.
+func (p *patcher) sameKind(made schema.GroupVersionKind) error {
+	switch {
+	case made.Kind == "" || made.Version == "" || made == p.kind:
+		return nil
+	case !p.r.scheme.Recognizes(made):
+		return runtime.NewNotRegisteredErrForKind(legacyScheme, made)
+	case made.GroupKind() != p.kind.GroupKind():
+		return fmt.Errorf("converting (%s.%s) to (%s.%s): unknown conversion", made.Version, made.Kind, InternalPackage(p.kind.Group), p.kind.Kind)
+	}
+	return nil
+}
+
+// legacyScheme is what upstream's scheme of all kinds calls itself in messages.
+const legacyScheme = "pkg/runtime/scheme.go:111"
+
+// InternalPackage is the Go package of upstream's internal types of a group,
+// which its messages name.
+func InternalPackage(group string) string {
+	if group == "" {
+		return "core"
+	}
+	name, _, _ := strings.Cut(group, ".")
+	return name
 }
 
 type patchOperation struct {

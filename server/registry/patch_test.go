@@ -72,7 +72,10 @@ func TestPatchRefusals(t *testing.T) {
 		part   string
 	}{
 		"absent":               {types.MergePatchType, "none", `{}`, metav1.PatchOptions{}, 404, metav1.StatusReasonNotFound, `pods "none" not found`},
-		"not JSON":             {types.MergePatchType, "web", `{`, metav1.PatchOptions{}, 400, metav1.StatusReasonBadRequest, "invalid JSON patch"},
+		"not JSON":             {types.MergePatchType, "web", `{`, metav1.PatchOptions{}, 400, metav1.StatusReasonBadRequest, "error decoding patch: unexpected end of JSON input"},
+		"absent, not JSON":     {types.MergePatchType, "none", `{`, metav1.PatchOptions{}, 404, metav1.StatusReasonNotFound, `pods "none" not found`},
+		"other kind":           {types.MergePatchType, "web", `{"kind":"ConfigMap"}`, metav1.PatchOptions{}, 422, metav1.StatusReasonInvalid, "converting (v1.ConfigMap) to (core.Pod): unknown conversion"},
+		"unknown kind":         {types.JSONPatchType, "web", `[{"op":"replace","path":"/apiVersion","value":"v2"}]`, metav1.PatchOptions{}, 422, metav1.StatusReasonInvalid, `no kind "Pod" is registered for version "v2"`},
 		"not an object":        {types.StrategicMergePatchType, "web", `[]`, metav1.PatchOptions{}, 400, metav1.StatusReasonBadRequest, "cannot unmarshal"},
 		"unknown type":         {"text/plain", "web", `{}`, metav1.PatchOptions{}, 415, metav1.StatusReasonUnsupportedMediaType, "accepted media types include: application/json-patch+json"},
 		"too large":            {types.MergePatchType, "web", strings.Repeat(" ", maxPatchBytes+1), metav1.PatchOptions{}, 413, metav1.StatusReasonRequestEntityTooLarge, "limit is 3145728"},

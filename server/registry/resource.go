@@ -41,7 +41,7 @@ type Resource struct {
 	Stored *Conversion
 
 	// Virtual resources (reviews) are not kept: Evaluate answers a create.
-	Evaluate func(ctx context.Context, r *Registry, ns string, obj Object) (Object, error)
+	Evaluate func(ctx context.Context, r *Registry, ns string, obj Object, dryRun bool) (Object, error)
 
 	Strategy
 
@@ -131,6 +131,9 @@ type View struct {
 type Projection struct {
 	Get func(obj Object) (runtime.Object, error)
 	Set func(obj Object, body runtime.Object) error // obj is a private copy
+
+	Columns []metav1.TableColumnDefinition
+	Row     func(obj Object, now time.Time) []any
 }
 
 // GVK is the kind that the entry serves.

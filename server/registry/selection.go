@@ -64,7 +64,7 @@ func (e *entry) compile(sel Selection) (*selector, error) {
 // knownFields are the field labels that selectors may use.
 func (e *entry) knownFields() fields.Set {
 	known := fields.Set{fieldName: ""}
-	if e.Namespaced {
+	if e.Namespaced || e.Fields == nil { // a kind without fields of its own takes both
 		known[fieldNamespace] = ""
 	}
 	if e.Fields != nil {

@@ -339,8 +339,8 @@ func (e *entry) validateUpdate(ctx context.Context, view *View, obj, old Object)
 	if err := e.invalid(obj.GetName(), errs); err != nil {
 		return err
 	}
-	if view == nil {
-		e.warn(ctx, obj)
+	if view == nil && (e.Spec == nil || obj.GetGeneration() != old.GetGeneration()) {
+		e.warn(ctx, obj) // an unchanged spec was warned of before
 	}
 	return nil
 }

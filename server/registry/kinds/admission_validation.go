@@ -2,6 +2,7 @@ package kinds
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -104,6 +105,9 @@ func (f *faults) hookRule(at *field.Path, r *admissionv1.RuleWithOperations) {
 		wild := sets.New(list...).Has("*")
 		if wild && len(list) > 1 && name != "resources" {
 			f.invalid(at.Child(name), list, "if '*' is present, must not specify other "+map[string]string{"apiGroups": "API groups", "apiVersions": "API versions"}[name])
+		}
+		if i := slices.Index(list, ""); i >= 0 && name != "apiGroups" { // "" is the core group
+			f.required(at.Child(name).Index(i), "")
 		}
 	}
 	if len(r.Operations) == 0 {

@@ -12,9 +12,12 @@ import (
 func cronJobs() *registry.Resource {
 	return entry[batchv1.CronJob, batchv1.CronJobList](batchv1.SchemeGroupVersion, "cronjobs", traits[*batchv1.CronJob]{
 		ShortNames: []string{"cj"}, Categories: []string{"all"},
-		Spec:                within(func(c *batchv1.CronJob) *batchv1.CronJobSpec { return &c.Spec }),
-		Status:              within(func(c *batchv1.CronJob) *batchv1.CronJobStatus { return &c.Status }),
-		Default:             defaultCronJob,
+		Spec:    within(func(c *batchv1.CronJob) *batchv1.CronJobSpec { return &c.Spec }),
+		Status:  within(func(c *batchv1.CronJob) *batchv1.CronJobStatus { return &c.Status }),
+		Default: defaultCronJob,
+		Warnings: func(c *batchv1.CronJob) []string {
+			return workloadWarnings(c.Name, &c.Spec.JobTemplate.Spec.Template, "spec", "jobTemplate", "spec", "template")
+		},
 		Validate:            validateCronJob,
 		UnconditionalUpdate: true,
 		Columns: append(columns(

@@ -39,11 +39,6 @@ func certificateSigningRequests() *registry.Resource {
 			spec.carry(c, old)
 			return nil
 		},
-		Default: func(c *certificatesv1.CertificateSigningRequest) {
-			for i := range c.Status.Conditions {
-				setZero(&c.Status.Conditions[i].Status, "True")
-			}
-		},
 		Validate:            validateCSR,
 		ValidateName:        func(string, bool) []string { return nil },
 		UnconditionalUpdate: true,
@@ -89,7 +84,6 @@ func requestedBy(c *certificatesv1.CertificateSigningRequest, u *auth.User) {
 func stampConditions(c, old *certificatesv1.CertificateSigningRequest, now metav1.Time) {
 	for i := range c.Status.Conditions {
 		cond := &c.Status.Conditions[i]
-		setZero(&cond.Status, "True")
 		if cond.LastUpdateTime.IsZero() {
 			cond.LastUpdateTime = now
 		}

@@ -29,6 +29,7 @@ func daemonSets() *registry.Resource {
 			countTemplate(s, old)
 			return nil
 		},
+		Warnings:            func(d *appsv1.DaemonSet) []string { return templateWarnings(&d.Spec.Template, "spec", "template") },
 		Validate:            validateDaemonSet,
 		ValidateUpdate:      validateDaemonSetUpdate,
 		UnconditionalUpdate: true,

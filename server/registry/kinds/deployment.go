@@ -14,11 +14,14 @@ import (
 func deployments() *registry.Resource {
 	return entry[appsv1.Deployment, appsv1.DeploymentList](appsv1.SchemeGroupVersion, "deployments", traits[*appsv1.Deployment]{
 		ShortNames: []string{"deploy"}, Categories: []string{"all"},
-		Spec:                within(func(d *appsv1.Deployment) *appsv1.DeploymentSpec { return &d.Spec }),
-		Status:              within(func(d *appsv1.Deployment) *appsv1.DeploymentStatus { return &d.Status }),
-		StatusPrepare:       func(d, old *appsv1.Deployment) { d.Labels = old.Labels },
-		StatusValidate:      validateDeploymentStatus,
-		Default:             defaultDeployment,
+		Spec:           within(func(d *appsv1.Deployment) *appsv1.DeploymentSpec { return &d.Spec }),
+		Status:         within(func(d *appsv1.Deployment) *appsv1.DeploymentStatus { return &d.Status }),
+		StatusPrepare:  func(d, old *appsv1.Deployment) { d.Labels = old.Labels },
+		StatusValidate: validateDeploymentStatus,
+		Default:        defaultDeployment,
+		Warnings: func(d *appsv1.Deployment) []string {
+			return workloadWarnings(d.Name, &d.Spec.Template, "spec", "template")
+		},
 		Validate:            validateDeployment,
 		ValidateUpdate:      validateDeploymentUpdate,
 		UnconditionalUpdate: true,

@@ -1,6 +1,8 @@
 package kinds
 
 import (
+	"context"
+	"slices"
 	"strconv"
 	"time"
 
@@ -19,6 +21,16 @@ func endpointSlices() *registry.Resource {
 				setDefault(&s.Ports[i].Protocol, corev1.ProtocolTCP)
 			}
 		},
+		PrepareCreate: func(_ context.Context, _ *registry.Registry, s *discoveryv1.EndpointSlice) error {
+			dropTopology(s)
+			return nil
+		},
+		PrepareUpdate: func(_ context.Context, _ *registry.Registry, s, old *discoveryv1.EndpointSlice) error {
+			if hasTopology(s) && !sameValue(s.Endpoints, old.Endpoints) {
+				dropTopology(s)
+			}
+			return nil
+		},
 		Validate:            validateEndpointSlice,
 		ValidateUpdate:      validateEndpointSliceUpdate,
 		UnconditionalUpdate: true,
@@ -31,6 +43,18 @@ func endpointSlices() *registry.Resource {
 		),
 		Row: endpointSliceRow,
 	})
+}
+
+// dropTopology: the field is left from an older version of the API and cannot
+// be written by this one.
+func dropTopology(s *discoveryv1.EndpointSlice) {
+	for i := range s.Endpoints {
+		s.Endpoints[i].DeprecatedTopology = nil
+	}
+}
+
+func hasTopology(s *discoveryv1.EndpointSlice) bool {
+	return slices.ContainsFunc(s.Endpoints, func(e discoveryv1.Endpoint) bool { return e.DeprecatedTopology != nil })
 }
 
 // endpointSliceContent is everything but most of the metadata: a slice has no

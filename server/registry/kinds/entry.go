@@ -100,8 +100,8 @@ func virtual[T any, P pointer[T]](gv schema.GroupVersion, plural string, namespa
 		Plural: plural, Singular: strings.ToLower(kind), Namespaced: namespaced,
 		Verbs: []string{"create"},
 		New:   func() registry.Object { return P(new(T)) },
-		Evaluate: func(ctx context.Context, r *registry.Registry, ns string, obj registry.Object) (registry.Object, error) {
-			return evaluate(ctx, r, ns, obj.(P))
+		Evaluate: func(ctx context.Context, r *registry.Registry, ns string, obj registry.Object, _ bool) (registry.Object, error) {
+			return evaluate(ctx, r, ns, obj.(P)) // a review changes nothing, dry run or not
 		},
 	}
 }

@@ -40,6 +40,9 @@ func validateFlowSchema(s *flowcontrolv1.FlowSchema) field.ErrorList {
 func validatePriorityLevel(p *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList {
 	var f faults
 	at, s := field.NewPath("spec"), &p.Spec
+	if (p.Name == flowcontrolv1.PriorityLevelConfigurationNameExempt) != (s.Type == flowcontrolv1.PriorityLevelEnablementExempt) {
+		f.invalid(at.Child("type"), s.Type, "must be 'Exempt' if and only if `name` is 'exempt'")
+	}
 	switch s.Type {
 	case flowcontrolv1.PriorityLevelEnablementExempt:
 		if s.Limited != nil {
@@ -55,7 +58,7 @@ func validatePriorityLevel(p *flowcontrolv1.PriorityLevelConfiguration) field.Er
 			f.limitedLevel(at.Child("limited"), s.Limited)
 		}
 	default:
-		supports(&f, at.Child("type"), s.Type, flowcontrolv1.PriorityLevelEnablementExempt, flowcontrolv1.PriorityLevelEnablementLimited)
+		oneOf(&f, at.Child("type"), s.Type, flowcontrolv1.PriorityLevelEnablementExempt, flowcontrolv1.PriorityLevelEnablementLimited)
 	}
 	return f.list
 }

@@ -27,7 +27,7 @@ func validateHPA(h *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
 	if s.MaxReplicas < least {
 		f.invalid(at.Child("maxReplicas"), s.MaxReplicas, "must be greater than or equal to `minReplicas`")
 	}
-	f.objectReference(at.Child("scaleTargetRef"), s.ScaleTargetRef)
+	f.scaleTarget(at.Child("scaleTargetRef"), s.ScaleTargetRef)
 	for i := range s.Metrics {
 		f.metric(at.Child("metrics").Index(i), &s.Metrics[i])
 	}
@@ -51,6 +51,11 @@ func scalesFromZero(metrics []autoscalingv2.MetricSpec) bool {
 func (f *faults) objectReference(at *field.Path, ref autoscalingv2.CrossVersionObjectReference) {
 	f.present(at.Child("kind"), ref.Kind, pathSegment)
 	f.present(at.Child("name"), ref.Name, pathSegment)
+}
+
+// scaleTarget is a reference whose API version must lead to a scale.
+func (f *faults) scaleTarget(at *field.Path, ref autoscalingv2.CrossVersionObjectReference) {
+	f.objectReference(at, ref)
 	if gv, err := schema.ParseGroupVersion(ref.APIVersion); err != nil {
 		f.invalid(at.Child("apiVersion"), ref.APIVersion, err.Error())
 	} else if gv.Group == "" && ref.Kind != "ReplicationController" {

@@ -16,6 +16,7 @@ func ingresses() *registry.Resource {
 		ShortNames:          []string{"ing"},
 		Spec:                within(func(i *networkingv1.Ingress) *networkingv1.IngressSpec { return &i.Spec }),
 		Status:              within(func(i *networkingv1.Ingress) *networkingv1.IngressStatus { return &i.Status }),
+		Warnings:            ingressWarnings,
 		Validate:            validateIngress,
 		UnconditionalUpdate: true,
 		Columns: columns(

@@ -3,6 +3,7 @@ package kinds
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"strconv"
 	"time"
@@ -12,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/duration"
-	"k8s.io/apimachinery/pkg/util/validation"
 
 	"orch/server/registry"
 )
@@ -32,17 +32,18 @@ func jobs() *registry.Resource {
 		Default:        defaultJob,
 		PrepareCreate: func(_ context.Context, _ *registry.Registry, j *batchv1.Job) error {
 			if !derefOr(j.Spec.ManualSelector, false) {
+				defaulted := maps.Equal(j.Labels, j.Spec.Template.Labels)
 				generateJobSelector(j)
+				if defaulted { // a job without labels of its own has its pods'
+					j.Labels = maps.Clone(j.Spec.Template.Labels)
+				}
 			}
 			return nil
 		},
 		Validate:       validateJob,
 		ValidateUpdate: validateJobUpdate,
 		Warnings: func(j *batchv1.Job) []string {
-			if msgs := validation.IsDNS1123Label(j.Name); len(msgs) > 0 {
-				return []string{fmt.Sprintf("metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: %v", msgs)}
-			}
-			return nil
+			return workloadWarnings(j.Name, &j.Spec.Template, "spec", "template")
 		},
 		Fields: func(j *batchv1.Job) fields.Set {
 			return fields.Set{"status.successful": strconv.Itoa(int(j.Status.Succeeded))}

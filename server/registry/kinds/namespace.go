@@ -2,12 +2,10 @@ package kinds
 
 import (
 	"context"
-	stderrors "errors"
 	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/errors"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -84,11 +82,6 @@ func prepareNamespaceCreate(_ context.Context, _ *registry.Registry, n *corev1.N
 func beginNamespaceDelete(_ context.Context, _ *registry.Registry, n *corev1.Namespace, _ *metav1.DeleteOptions) (bool, error) {
 	if n.DeletionTimestamp == nil {
 		n.Status.Phase = corev1.NamespaceTerminating
-		return len(n.Spec.Finalizers) > 0, nil
 	}
-	if len(n.Spec.Finalizers) > 0 {
-		return true, errors.NewConflict(corev1.Resource("namespaces"), n.Name, stderrors.New(
-			"The system is ensuring all content is removed from this namespace.  Upon completion, this namespace will automatically be purged by the system."))
-	}
-	return false, nil
+	return len(n.Spec.Finalizers) > 0, nil
 }

@@ -32,6 +32,7 @@ func persistentVolumes(cfg Config) *registry.Resource {
 			}
 			return nil
 		},
+		Warnings:       volumeWarnings,
 		Validate:       validatePersistentVolume,
 		ValidateUpdate: validatePersistentVolumeUpdate,
 

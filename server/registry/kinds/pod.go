@@ -2,7 +2,6 @@ package kinds
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strconv"
 
@@ -14,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/validation"
 
 	"orch/server/registry"
 )
@@ -156,13 +154,6 @@ func requireLabels(s *metav1.LabelSelector, keys []string, op metav1.LabelSelect
 				metav1.LabelSelectorRequirement{Key: key, Operator: op, Values: []string{value}})
 		}
 	}
-}
-
-func podWarnings(p *corev1.Pod) []string {
-	if msgs := validation.IsDNS1123Label(p.Name); len(msgs) > 0 {
-		return []string{fmt.Sprintf("metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: %v", msgs)}
-	}
-	return nil
 }
 
 // beginPodDelete gives a running pod its grace period; one that no node has, or

@@ -18,13 +18,15 @@ func newBinding() runtime.Object { return new(corev1.Binding) }
 
 // bindings is the old way to bind a pod: a create on the collection.
 func bindings() *registry.Resource {
-	return virtual(corev1.SchemeGroupVersion, "bindings", true,
-		func(ctx context.Context, r *registry.Registry, ns string, b *corev1.Binding) (registry.Object, error) {
-			if err := bindPod(ctx, r, ns, b.Name, b, false); err != nil {
-				return nil, err
-			}
-			return b, nil
-		})
+	res := virtual[corev1.Binding](corev1.SchemeGroupVersion, "bindings", true, nil)
+	res.Evaluate = func(ctx context.Context, r *registry.Registry, ns string, obj registry.Object, dryRun bool) (registry.Object, error) {
+		b := obj.(*corev1.Binding)
+		if b.Name == "" {
+			return nil, errors.NewBadRequest("Name parameter required.")
+		}
+		return b, bindPod(ctx, r, ns, b.Name, b, dryRun)
+	}
+	return res
 }
 
 func createBinding(ctx context.Context, r *registry.Registry, ns, name string, body runtime.Object, opts *metav1.CreateOptions) (runtime.Object, error) {

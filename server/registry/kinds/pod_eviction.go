@@ -37,6 +37,9 @@ func createEviction(ctx context.Context, r *registry.Registry, ns, name string, 
 	if err != nil {
 		return nil, err
 	}
+	if err := checkPreconditions(pod, options.Preconditions); err != nil {
+		return nil, err
+	}
 	guarded := false
 	if pod.Status.Phase == corev1.PodRunning && pod.DeletionTimestamp == nil || pod.Status.Phase == corev1.PodUnknown {
 		if guarded, err = consultBudget(ctx, r, pod, len(options.DryRun) > 0); err != nil {

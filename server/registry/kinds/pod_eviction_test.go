@@ -84,6 +84,14 @@ func TestEviction(t *testing.T) {
 	if err != nil || gone.DeletionTimestamp == nil || podCondition(gone, corev1.DisruptionTarget) == nil {
 		t.Errorf("the pod is not being evicted: %v %+v", err, gone)
 	}
+	put(f, testPod(func(p *corev1.Pod) { p.Name, p.Labels = "other", nil }))
+	_, err = createEviction(f.ctx, f.Registry, "default", "other", &policyv1.Eviction{
+		ObjectMeta:    metav1.ObjectMeta{Name: "other", Namespace: "default"},
+		DeleteOptions: &metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions("x")},
+	}, &metav1.CreateOptions{})
+	if !apierrors.IsConflict(err) {
+		t.Errorf("another pod's UID: %v", err)
+	}
 	if err := evict("two"); !apierrors.IsTooManyRequests(err) {
 		t.Errorf("the budget was overspent: %v", err)
 	}

@@ -13,6 +13,7 @@ func podTemplates() *registry.Resource {
 	return entry[corev1.PodTemplate, corev1.PodTemplateList](corev1.SchemeGroupVersion, "podtemplates", traits[*corev1.PodTemplate]{
 		Spec:                within(func(t *corev1.PodTemplate) *corev1.PodTemplateSpec { return &t.Template }),
 		Default:             func(t *corev1.PodTemplate) { defaultPodTemplate(&t.Template) },
+		Warnings:            func(t *corev1.PodTemplate) []string { return templateWarnings(&t.Template, "template") },
 		Validate:            validatePodTemplateObject,
 		UnconditionalUpdate: true,
 		Columns: columns(

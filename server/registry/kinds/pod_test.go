@@ -287,6 +287,13 @@ func TestBinding(t *testing.T) {
 	f := newFixture(t)
 	pod := put(f, testPod(nil))
 	b := &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: pod.Name}, Target: corev1.ObjectReference{Kind: "Node", Name: "node"}}
+	dry := &metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
+	if _, err := f.Create(f.ctx, f.Lookup("", "v1", "bindings"), "default", b.DeepCopy(), dry); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := registry.Of[*corev1.Pod](f.Registry).Get("default", pod.Name); err != nil || p.Spec.NodeName != "" {
+		t.Fatalf("a dry run bound the pod: %v", err)
+	}
 	if _, err := createBinding(f.ctx, f.Registry, "default", pod.Name, b, &metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,7 @@ import (
 func validatePod(p *corev1.Pod) field.ErrorList {
 	var f faults
 	spec := field.NewPath("spec")
-	f.podAnnotations(field.NewPath("metadata", "annotations"), p.Annotations)
+	f.podAnnotations(field.NewPath("metadata", "annotations"), p.Annotations, &p.Spec)
 	f.podSpec(spec, &p.Spec, &p.ObjectMeta)
 	if p.Spec.ServiceAccountName == "" {
 		f.noTokenVolumes(spec.Child("volumes"), p.Spec.Volumes)
@@ -42,7 +42,10 @@ func validatePodNew(p *corev1.Pod) field.ErrorList {
 	return f.list
 }
 
-func (f *faults) podAnnotations(at *field.Path, annotations map[string]string) {
+func (f *faults) podAnnotations(at *field.Path, annotations map[string]string, s *corev1.PodSpec) {
+	if value, ok := annotations[corev1.MirrorPodAnnotationKey]; ok && s.NodeName == "" {
+		f.invalid(at.Key(corev1.MirrorPodAnnotationKey), value, "must set spec.nodeName if mirror pod annotation is set")
+	}
 	if cost, ok := annotations["controller.kubernetes.io/pod-deletion-cost"]; ok && !isInt32(cost) {
 		f.invalid(at.Key("controller.kubernetes.io/pod-deletion-cost"), cost, "must be a 32bit integer")
 	}
@@ -274,6 +277,11 @@ func (f *faults) hostUsers(at *field.Path, s *corev1.PodSpec) {
 	if s.HostIPC {
 		f.forbidden(at.Child("HostIPC"), "when `hostUsers` is false")
 	}
+	for c := range allContainers(s) {
+		if len(c.VolumeDevices) > 0 {
+			f.forbidden(c.at(at).Child("volumeDevices"), "when `hostUsers` is false")
+		}
+	}
 }
 
 func (f *faults) podOS(at *field.Path, s *corev1.PodSpec) {
@@ -292,7 +300,7 @@ func validatePodTemplateObject(t *corev1.PodTemplate) field.ErrorList {
 func (f *faults) podTemplate(at *field.Path, t *corev1.PodTemplateSpec) {
 	f.join(metavalidation.ValidateLabels(t.Labels, at.Child("labels")))
 	f.join(apivalidation.ValidateAnnotations(t.Annotations, at.Child("annotations")))
-	f.podAnnotations(at.Child("annotations"), t.Annotations)
+	f.podAnnotations(at.Child("annotations"), t.Annotations, &t.Spec)
 	f.podSpec(at.Child("spec"), &t.Spec, nil)
 	if len(t.Spec.EphemeralContainers) > 0 {
 		f.forbidden(at.Child("spec", "ephemeralContainers"), "ephemeral containers not allowed in pod template")

@@ -1,12 +1,10 @@
 package kinds
 
 import (
-	"strconv"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 
 	"orch/server/registry"
 )
@@ -21,12 +19,12 @@ func replicaSets() *registry.Resource {
 			setDefault(&s.Spec.Replicas, 1)
 			defaultPodTemplate(&s.Spec.Template)
 		},
+		Warnings: func(r *appsv1.ReplicaSet) []string {
+			return workloadWarnings(r.Name, &r.Spec.Template, "spec", "template")
+		},
 		Validate:            validateReplicaSet,
 		ValidateUpdate:      validateReplicaSetUpdate,
 		UnconditionalUpdate: true,
-		Fields: func(s *appsv1.ReplicaSet) fields.Set {
-			return fields.Set{"status.replicas": strconv.Itoa(int(s.Status.Replicas))}
-		},
 		Columns: append(columns(
 			nameColumn(),
 			column("Desired", "integer", doc(appsv1.ReplicaSetSpec{}, "replicas")),

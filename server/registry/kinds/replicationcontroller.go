@@ -19,8 +19,14 @@ func replicationControllers() *registry.Resource {
 		Status: within(func(c *corev1.ReplicationController) *corev1.ReplicationControllerStatus {
 			return &c.Status
 		}),
-		StatusValidate:      validateReplicationControllerStatus,
-		Default:             defaultReplicationController,
+		StatusValidate: validateReplicationControllerStatus,
+		Default:        defaultReplicationController,
+		Warnings: func(r *corev1.ReplicationController) []string {
+			if r.Spec.Template == nil {
+				return nil
+			}
+			return workloadWarnings(r.Name, r.Spec.Template, "spec", "template")
+		},
 		Validate:            validateReplicationController,
 		UnconditionalUpdate: true,
 		DefaultPropagation:  metav1.DeletePropagationOrphan,

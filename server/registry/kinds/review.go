@@ -2,10 +2,13 @@ package kinds
 
 import (
 	"context"
+	"fmt"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	"k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -59,7 +62,7 @@ func subjectAccessReviews(cfg Config) *registry.Resource {
 	return virtual(authorizationv1.SchemeGroupVersion, "subjectaccessreviews", false,
 		func(ctx context.Context, _ *registry.Registry, _ string, s *authorizationv1.SubjectAccessReview) (registry.Object, error) {
 			out := s.DeepCopy()
-			if errs := validateAccessReview(&s.Spec); len(errs) > 0 {
+			if errs := append(validateAccessReview(&s.Spec), unnamed(s.ObjectMeta, "must be empty")...); len(errs) > 0 {
 				return nil, errors.NewInvalid(authorizationKind("SubjectAccessReview"), "", errs)
 			}
 			status, err := reviewAccess(ctx, cfg, reviewedUser(&s.Spec), s.Spec.ResourceAttributes, s.Spec.NonResourceAttributes)
@@ -85,7 +88,8 @@ func selfSubjectAccessReviews(cfg Config) *registry.Resource {
 	return virtual(authorizationv1.SchemeGroupVersion, "selfsubjectaccessreviews", false,
 		func(ctx context.Context, _ *registry.Registry, _ string, s *authorizationv1.SelfSubjectAccessReview) (registry.Object, error) {
 			out := s.DeepCopy()
-			if errs := validateReviewAttributes(s.Spec.ResourceAttributes, s.Spec.NonResourceAttributes); len(errs) > 0 {
+			errs := validateReviewAttributes(s.Spec.ResourceAttributes, s.Spec.NonResourceAttributes)
+			if errs = append(errs, unnamed(s.ObjectMeta, "must be empty")...); len(errs) > 0 {
 				return nil, errors.NewInvalid(authorizationKind("SelfSubjectAccessReview"), "", errs)
 			}
 			status, err := reviewAccess(ctx, cfg, auth.UserFrom(ctx), s.Spec.ResourceAttributes, s.Spec.NonResourceAttributes)
@@ -176,13 +180,58 @@ func validateReviewAttributes(res *authorizationv1.ResourceAttributes, path *aut
 		return field.ErrorList{field.Invalid(spec.Child("nonResourceAttributes"), path, "cannot be specified in combination with resourceAttributes")}
 	case res == nil && path == nil:
 		return field.ErrorList{field.Invalid(spec.Child("resourceAttributes"), res, "exactly one of nonResourceAttributes or resourceAttributes must be specified")}
+	case res != nil:
+		return validateReviewSelectors(spec.Child("resourceAttributes"), res)
 	}
 	return nil
 }
 
+// validateReviewSelectors lets unknown operators pass: newer clients may know
+// more of them, and what is not understood narrows nothing.
+func validateReviewSelectors(at *field.Path, res *authorizationv1.ResourceAttributes) field.ErrorList {
+	var errs field.ErrorList
+	if s := res.FieldSelector; s != nil {
+		path := at.Child("fieldSelector")
+		errs = append(errs, eitherSelector(path, s.RawSelector, len(s.Requirements))...)
+		for i, r := range s.Requirements {
+			errs = append(errs, metavalidation.ValidateFieldSelectorRequirement(r,
+				metavalidation.FieldSelectorValidationOptions{AllowUnknownOperatorInRequirement: true}, path.Child("requirements").Index(i))...)
+		}
+	}
+	if s := res.LabelSelector; s != nil {
+		path := at.Child("labelSelector")
+		errs = append(errs, eitherSelector(path, s.RawSelector, len(s.Requirements))...)
+		for i, r := range s.Requirements {
+			errs = append(errs, metavalidation.ValidateLabelSelectorRequirement(r,
+				metavalidation.LabelSelectorValidationOptions{AllowUnknownOperatorInRequirement: true}, path.Child("requirements").Index(i))...)
+		}
+	}
+	return errs
+}
+
+func eitherSelector(at *field.Path, raw string, requirements int) field.ErrorList {
+	switch {
+	case raw != "" && requirements > 0:
+		return field.ErrorList{field.Invalid(at.Child("rawSelector"), raw, "may not specified at the same time as requirements")}
+	case raw == "" && requirements == 0:
+		return field.ErrorList{field.Required(at.Child("requirements"), fmt.Sprintf("when %s is specified, requirements or rawSelector is required", at))}
+	}
+	return nil
+}
+
+// unnamed refuses metadata: a review is no object that could be found again.
+func unnamed(meta metav1.ObjectMeta, detail string) field.ErrorList {
+	meta.ManagedFields = nil
+	if sameValue(meta, metav1.ObjectMeta{}) {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(field.NewPath("metadata"), meta, detail)}
+}
+
 func validateLocalAccessReview(s *authorizationv1.LocalSubjectAccessReview, ns string) field.ErrorList {
-	errs := validateAccessReview(&s.Spec)
-	spec := field.NewPath("spec")
+	meta, spec := s.ObjectMeta, field.NewPath("spec")
+	meta.Namespace = ""
+	errs := append(validateAccessReview(&s.Spec), unnamed(meta, "must be empty except for namespace")...)
 	if s.Spec.ResourceAttributes != nil && s.Spec.ResourceAttributes.Namespace != ns {
 		errs = append(errs, field.Invalid(spec.Child("resourceAttributes", "namespace"), s.Spec.ResourceAttributes.Namespace, "must match metadata.namespace"))
 	}

@@ -2,6 +2,7 @@ package kinds
 
 import (
 	"fmt"
+	"time"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	"k8s.io/apimachinery/pkg/api/errors"
@@ -29,6 +30,16 @@ func scale[P registry.Object](of scaled[P]) *registry.Subresource {
 		Project: &registry.Projection{
 			Get: func(obj registry.Object) (runtime.Object, error) { return of.view(obj.(P)), nil },
 			Set: func(obj registry.Object, body runtime.Object) error { return of.set(obj.(P), body) },
+			Columns: columns(
+				column("Name", "string", doc(metav1.ObjectMeta{}, "name")),
+				column("Desired", "integer", doc(autoscalingv1.ScaleSpec{}, "replicas")),
+				column("Available", "integer", doc(autoscalingv1.ScaleStatus{}, "replicas")),
+				ageColumn(),
+			),
+			Row: func(obj registry.Object, now time.Time) []any {
+				s := obj.(*autoscalingv1.Scale)
+				return []any{s.Name, int64(s.Spec.Replicas), int64(s.Status.Replicas), age(s, now)}
+			},
 		},
 	}
 }
@@ -52,17 +63,7 @@ func (of scaled[P]) set(obj P, body runtime.Object) error {
 	if s.Name != obj.GetName() && s.Name != "" {
 		return errors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", s.Name, obj.GetName()))
 	}
-	var errs field.ErrorList
-	if s.UID != "" && s.UID != obj.GetUID() {
-		return errors.NewConflict(autoscalingv1.Resource("scales"), obj.GetName(), fmt.Errorf(
-			"Precondition failed: UID in precondition: %v, UID in object meta: %v", s.UID, obj.GetUID()))
-	}
-	if s.ResourceVersion != "" && s.ResourceVersion != obj.GetResourceVersion() {
-		return errors.NewConflict(autoscalingv1.Resource("scales"), obj.GetName(), fmt.Errorf(
-			"the object has been modified; please apply your changes to the latest version and try again"))
-	}
-	errs = append(errs, apivalidation.ValidateNonnegativeField(int64(s.Spec.Replicas), field.NewPath("spec", "replicas"))...)
-	if len(errs) > 0 {
+	if errs := apivalidation.ValidateNonnegativeField(int64(s.Spec.Replicas), field.NewPath("spec", "replicas")); len(errs) > 0 {
 		return errors.NewInvalid(autoscalingv1.SchemeGroupVersion.WithKind("Scale").GroupKind(), obj.GetName(), errs)
 	}
 	replicas := s.Spec.Replicas

@@ -17,6 +17,7 @@ func secrets() *registry.Resource {
 			setZero(&s.Type, old.Type)
 			return nil
 		},
+		Warnings:            secretWarnings,
 		Validate:            validateSecret,
 		ValidateUpdate:      validateSecretUpdate,
 		Fields:              func(s *corev1.Secret) fields.Set { return fields.Set{"type": string(s.Type)} },

@@ -37,6 +37,7 @@ func services(cfg Config) *registry.Resource {
 			dropForType(s, old)
 			return nil
 		},
+		Warnings:       serviceWarnings,
 		Validate:       validateService,
 		ValidateUpdate: validateServiceUpdate,
 		ValidateName:   apivalidation.NameIsDNSLabel,

@@ -99,6 +99,9 @@ func checkTokenRequest(req *authenticationv1.TokenRequest, sa *corev1.ServiceAcc
 		return errors.NewConflict(schema.GroupResource{Group: kind.Group, Resource: kind.Kind}, sa.Name, fmt.Errorf(
 			"the UID in the token request (%s) does not match the UID of the service account (%s)", req.UID, sa.UID))
 	}
+	if len(errs) > 0 {
+		return errors.NewInvalid(kind.GroupKind(), sa.Name, errs)
+	}
 	req.Name, req.Namespace, req.UID = sa.Name, sa.Namespace, sa.UID
 	if len(req.Spec.Audiences) == 0 {
 		req.Spec.Audiences = audiences
@@ -112,7 +115,7 @@ func checkTokenRequest(req *authenticationv1.TokenRequest, sa *corev1.ServiceAcc
 		errs = append(errs, field.Invalid(spec.Child("expirationSeconds"), seconds, "may not specify a duration larger than 2^32 seconds"))
 	}
 	if len(errs) > 0 {
-		return errors.NewInvalid(kind.GroupKind(), sa.Name, errs)
+		return errors.NewInvalid(kind.GroupKind(), "", errs) // upstream has not named it yet
 	}
 	return nil
 }

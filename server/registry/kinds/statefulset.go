@@ -19,6 +19,7 @@ func statefulSets() *registry.Resource {
 		Status:              within(func(s *appsv1.StatefulSet) *appsv1.StatefulSetStatus { return &s.Status }),
 		StatusValidate:      validateStatefulSetStatus,
 		Default:             defaultStatefulSet,
+		Warnings:            func(s *appsv1.StatefulSet) []string { return templateWarnings(&s.Spec.Template, "spec", "template") },
 		Validate:            validateStatefulSet,
 		ValidateUpdate:      validateStatefulSetUpdate,
 		UnconditionalUpdate: true,

@@ -73,6 +73,7 @@ func csiDrivers() *registry.Resource {
 		Cluster: true, Unnumbered: true,
 		Spec:           within(func(d *storagev1.CSIDriver) *storagev1.CSIDriverSpec { return &d.Spec }),
 		Default:        defaultCSIDriver,
+		Warnings:       csiDriverWarnings,
 		Validate:       validateCSIDriver,
 		ValidateUpdate: validateCSIDriverUpdate,
 		Columns: columns(

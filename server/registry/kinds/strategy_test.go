@@ -3,6 +3,7 @@ package kinds
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -89,6 +90,19 @@ func TestScale(t *testing.T) {
 		t.Fatalf("got %v, replicas %d, generation %d", err, *d.Spec.Replicas, d.Generation)
 	}
 	refused(t, write(-1), "spec.replicas: Invalid value: -1: must be greater than or equal to 0")
+	stale := &autoscalingv1.Scale{ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default", ResourceVersion: "1"}}
+	_, _, err = f.Update(f.ctx, res, "scale", "default", "web", stale, &metav1.UpdateOptions{})
+	if !apierrors.IsConflict(err) || !strings.Contains(err.Error(), `deployments.apps "web"`) {
+		t.Errorf("stale: %v", err)
+	}
+	project := res.Subresources[slices.IndexFunc(res.Subresources, func(s *registry.Subresource) bool { return s.Name == "scale" })].Project
+	view, err := project.Get(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if row := project.Row(view.(registry.Object), testTime); cells(row) != "web | 4 | 0 | 0s" {
+		t.Errorf("row %s", cells(row))
+	}
 }
 
 func TestJobSelector(t *testing.T) {
@@ -103,6 +117,9 @@ func TestJobSelector(t *testing.T) {
 	} {
 		if got := j.Spec.Template.Labels[label]; got != want {
 			t.Errorf("label %s is %q, want %q", label, got, want)
+		}
+		if got := j.Labels[label]; got != want {
+			t.Errorf("label %s of the job itself is %q, want %q", label, got, want)
 		}
 	}
 	jobs := registry.Of[*batchv1.Job](f.Registry)
@@ -156,7 +173,7 @@ func TestNamespaceLife(t *testing.T) {
 	if err != nil || n.Status.Phase != corev1.NamespaceTerminating || n.DeletionTimestamp == nil {
 		t.Fatalf("got %v, %+v", err, n)
 	}
-	if err := namespaces.Delete(f.ctx, "", "team", metav1.DeleteOptions{}); !apierrors.IsConflict(err) {
+	if err := namespaces.Delete(f.ctx, "", "team", metav1.DeleteOptions{}); err != nil {
 		t.Errorf("deleted twice: %v", err)
 	}
 	n = n.DeepCopy()
@@ -224,7 +241,7 @@ func TestReviews(t *testing.T) {
 	}
 	ctx := auth.WithUser(t.Context(), &auth.User{Name: "joe"})
 	review := func(res *registry.Resource, ns string, obj registry.Object) (registry.Object, error) {
-		return res.Evaluate(ctx, nil, ns, obj)
+		return res.Evaluate(ctx, nil, ns, obj, false)
 	}
 
 	out, err := review(selfSubjectAccessReviews(cfg), "", &authorizationv1.SelfSubjectAccessReview{
@@ -242,6 +259,16 @@ func TestReviews(t *testing.T) {
 	_, err = review(localSubjectAccessReviews(cfg), "b", &authorizationv1.LocalSubjectAccessReview{
 		Spec: authorizationv1.SubjectAccessReviewSpec{User: "jane", ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: "get", Namespace: "a"}}})
 	refused(t, err, "spec.resourceAttributes.namespace: Invalid value")
+	_, err = review(selfSubjectAccessReviews(cfg), "", &authorizationv1.SelfSubjectAccessReview{
+		ObjectMeta: metav1.ObjectMeta{Name: "x"},
+		Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &authorizationv1.ResourceAttributes{
+			Verb: "list", Resource: "pods", FieldSelector: &authorizationv1.FieldSelectorAttributes{},
+			LabelSelector: &authorizationv1.LabelSelectorAttributes{RawSelector: "a=b", Requirements: []metav1.LabelSelectorRequirement{{Key: "a", Operator: "Exists", Values: []string{"b"}}}},
+		}}})
+	refused(t, err, "metadata: Invalid value")
+	refused(t, err, "spec.resourceAttributes.fieldSelector.requirements: Required value: when spec.resourceAttributes.fieldSelector is specified, requirements or rawSelector is required")
+	refused(t, err, `spec.resourceAttributes.labelSelector.rawSelector: Invalid value: "a=b": may not specified at the same time as requirements`)
+	refused(t, err, "spec.resourceAttributes.labelSelector.requirements[0].values: Forbidden")
 
 	for token, want := range map[string]authenticationv1.TokenReviewStatus{
 		"good": {Authenticated: true, User: authenticationv1.UserInfo{Username: "jane"}},
