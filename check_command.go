@@ -26,6 +26,7 @@ func checkCommand() *cli.Command {
 		Usage: "tell what this machine lacks to run orch, and what mends it",
 		Flags: []cli.Flag{
 			dataDirFlag(),
+			proxyModeFlag(),
 			&cli.StringFlag{Name: "for", Value: "server", Usage: "what the machine shall be: server or agent"},
 			&cli.IntFlag{Name: "https-listen-port", Value: 6443, Usage: "`port` that orch server will listen on", EnvVars: env("https-listen-port")},
 		},
@@ -41,7 +42,7 @@ type hostCheck struct {
 }
 
 func runCheck(c *cli.Context) error {
-	checks := hostChecks(c.String("data-dir"))
+	checks := hostChecks(c.String("data-dir"), c.String("proxy-mode"))
 	switch role := c.String("for"); role {
 	case "server":
 		checks = append(checks, portCheck(c.String("data-dir"), c.Int("https-listen-port")))
@@ -74,10 +75,10 @@ func portCheck(dataDir string, port int) hostCheck {
 	return hostCheck{name: fmt.Sprintf("TCP port %d", port), problem: func(context.Context) error { return checkPort(dataDir, port) }}
 }
 
-func hostChecks(dataDir string) []hostCheck {
+func hostChecks(dataDir, proxyMode string) []hostCheck {
 	return []hostCheck{
 		{name: "root", problem: checkRoot},
-		{name: "iptables and network", problem: checkNetwork},
+		{name: proxyMode + " and network", problem: func(ctx context.Context) error { return checkNetwork(ctx, proxyMode) }},
 		{name: "cgroups", problem: func(context.Context) error { return checkCgroups("/proc/self/mounts", "/sys/fs/cgroup") }},
 		{name: "data directory", problem: func(context.Context) error { return checkDataDir(dataDir) }},
 		{name: "overlayfs", advisory: true, problem: func(context.Context) error { return checkOverlay(dataDir) }},
@@ -92,12 +93,15 @@ func checkRoot(context.Context) error {
 	return nil
 }
 
-func checkNetwork(ctx context.Context) error {
-	err := netproxy.Preflight(ctx)
+func checkNetwork(ctx context.Context, proxyMode string) error {
+	err := netproxy.Preflight(ctx, proxyMode)
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("%w\nmend: %s", err, installCommand("iptables"))
+	if proxyMode == netproxy.ModeUserspace {
+		return err
+	}
+	return fmt.Errorf("%w\nmend: %s (or choose another --proxy-mode)", err, installCommand(proxyMode))
 }
 
 // installCommand is how the system's package manager installs a package.

@@ -146,3 +146,26 @@ func TestProgress(t *testing.T) {
 		t.Errorf("%q %v", out.String(), err)
 	}
 }
+
+// What could end in the wrong cluster, or in none, is refused.
+func TestCommandLine(t *testing.T) {
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	const text = "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{name: a, context: {cluster: a}}]\nclusters: [{name: a, cluster: {server: 'https://127.0.0.1:1'}}]\n"
+	if err := os.WriteFile(kubeconfig, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("KUBECONFIG", kubeconfig)
+	dir := t.TempDir()
+	for _, tt := range []struct{ line, want string }{
+		{"member list", "127.0.0.1:1"},
+		{"token list", "127.0.0.1:1"},
+		{"snapshot save", "127.0.0.1:1"},
+		{"member remove a --kubeconfig b", "put --kubeconfig and what belongs to it before a"},
+		{"snapshot restore one --data-dir " + dir, "put --data-dir and what belongs to it before one"},
+		{"snapshot restore --data-dir " + dir + " ", "name one snapshot"}, // an empty name
+	} {
+		if err := run(t.Context(), append([]string{"orch"}, strings.Split(tt.line, " ")...)); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("orch %s: %v, want %q", tt.line, err, tt.want)
+		}
+	}
+}

@@ -13,6 +13,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"sigs.k8s.io/yaml"
+
+	"orch/netproxy"
 )
 
 const (
@@ -41,6 +43,10 @@ func dataDirFlag() *cli.StringFlag {
 	return stringFlag("data-dir", defaultDataDir, "folder for everything that orch keeps")
 }
 
+func proxyModeFlag() *cli.StringFlag {
+	return stringFlag("proxy-mode", netproxy.ModeIPTables, "how services are programmed: iptables, nftables, or userspace where the kernel has neither")
+}
+
 func kubeconfigFlag() *cli.StringFlag {
 	return stringFlag("kubeconfig", "", "kubeconfig to reach the cluster with (default: "+defaultKubeconfig+")")
 }
@@ -56,7 +62,7 @@ func nodeFlags() []cli.Flag {
 		stringFlag("node-ip", "", "`address` of this node (default: that of the default route)"),
 		listFlag("node-label", "`key=value` label to register the node with (repeatable)"),
 		listFlag("node-taint", "`key=value:Effect` taint to register the node with (repeatable)"),
-		stringFlag("proxy-mode", "iptables", "how services are programmed: iptables or nftables"),
+		proxyModeFlag(),
 		stringFlag("container-runtime-endpoint", "", "CRI `socket` of another container runtime (default: the embedded containerd)"),
 		&cli.DurationFlag{Name: "shutdown-grace-period", Value: 30 * time.Second, Usage: "`time` that pods have to end in when the machine shuts down; 0: none", EnvVars: env("shutdown-grace-period")},
 		&cli.DurationFlag{Name: "shutdown-grace-period-critical-pods", Value: 10 * time.Second, Usage: "the last part of that `time`, for critical pods", EnvVars: env("shutdown-grace-period-critical-pods")},
@@ -170,4 +176,24 @@ func parseCIDR(c *cli.Context, name string) (*net.IPNet, error) {
 		return nil, fmt.Errorf("--%s %q: not a network in CIDR notation", name, c.String(name))
 	}
 	return network, nil
+}
+
+// refuseLateFlags makes flags behind the arguments errors. They would be taken for
+// arguments, and the command would go to the wrong folder or cluster.
+func refuseLateFlags(commands []*cli.Command) {
+	for _, command := range commands {
+		refuseLateFlags(command.Subcommands)
+		action := command.Action
+		if action == nil || command.SkipFlagParsing {
+			continue
+		}
+		command.Action = func(c *cli.Context) error {
+			for _, arg := range c.Args().Slice() {
+				if len(arg) > 1 && arg[0] == '-' {
+					return fmt.Errorf("%s: put %s and what belongs to it before %s", c.Command.HelpName, arg, c.Args().First())
+				}
+			}
+			return action(c)
+		}
+	}
 }

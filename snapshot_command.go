@@ -139,7 +139,7 @@ func deleteSnapshots(c *cli.Context) error {
 }
 
 func restoreSnapshot(c *cli.Context) error {
-	if c.NArg() != 1 {
+	if c.NArg() != 1 || c.Args().First() == "" { // a recovery from "" is from the server's own files
 		return errors.New("orch snapshot restore: name one snapshot (see orch snapshot list)")
 	}
 	node, err := nodeConfig(c)

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -60,18 +62,20 @@ func tokenCommand() *cli.Command {
 	}
 }
 
-// clusterConfig reads the kubeconfig that --kubeconfig names or that is found.
+// clusterConfig reads the kubeconfig that --kubeconfig or $KUBECONFIG names, or
+// that is found.
 func clusterConfig(c *cli.Context) (*rest.Config, error) {
 	path := c.String("kubeconfig")
-	if path == "" {
-		path = findKubeconfig()
+	if path == "" && os.Getenv(clientcmd.RecommendedConfigPathEnvVar) == "" {
+		if path = findKubeconfig(); path == "" {
+			return nil, errors.New("no kubeconfig was found: run this as root on a server, or give --kubeconfig")
+		}
 	}
-	if path == "" {
-		return nil, errors.New("no kubeconfig was found: run this as root on a server, or give --kubeconfig")
-	}
-	config, err := clientcmd.BuildConfigFromFlags("", path)
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = path
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
 	if err != nil {
-		return nil, fmt.Errorf("--kubeconfig %s: %w", path, err)
+		return nil, fmt.Errorf("kubeconfig %s: %w", cmp.Or(path, os.Getenv(clientcmd.RecommendedConfigPathEnvVar)), err)
 	}
 	return config, nil
 }

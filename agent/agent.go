@@ -113,7 +113,7 @@ func (a *assembly) evict(uid types.UID, reason, message string) {
 func (a *assembly) networkConfig(s joining.Settings) (netproxy.Config, error) {
 	config := netproxy.Config{
 		DataDir: a.cfg.DataDir, NodeName: a.cfg.NodeName, ClusterDomain: s.ClusterDomain,
-		PodCIDR: a.podCIDR, Client: a.api, Mode: a.cfg.ProxyMode, Logger: a.cfg.Logger,
+		PodCIDR: a.podCIDR, Peers: a.peers, Client: a.api, Mode: a.cfg.ProxyMode, Logger: a.cfg.Logger,
 		DisableProxy: a.cfg.Disabled("proxy"), DisableDNS: a.cfg.Disabled("dns"),
 	}
 	var ok bool

@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 	"fmt"
+	"io"
+	"log/slog"
 	"net/http"
 	"net/netip"
 	"time"
@@ -16,12 +18,13 @@ import (
 	"k8s.io/client-go/rest"
 
 	"orch/internal/joining"
+	"orch/internal/podnet"
 	"orch/internal/version"
 )
 
 // newAPIClient gives this node's way to the API, over whichever server answers.
 // hangUp closes its connections that nobody uses.
-func newAPIClient(server string, balancer *servers, credentials *joining.Credentials) (client kubernetes.Interface, hangUp func(), err error) {
+func newAPIClient(server string, balancer *servers, credentials *joining.Credentials, log *slog.Logger) (client kubernetes.Interface, hangUp func(), err error) {
 	transport := &http.Transport{
 		TLSClientConfig: credentials.TLSConfig(), ForceAttemptHTTP2: true, DialTLSContext: balancer.dialTLS(credentials.TLSConfig()),
 		IdleConnTimeout: 90 * time.Second,
@@ -30,7 +33,7 @@ func newAPIClient(server string, balancer *servers, credentials *joining.Credent
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second},
 	}
 	client, err = kubernetes.NewForConfig(&rest.Config{
-		Host: server, Transport: transport, UserAgent: "orch-agent/" + version.Orch,
+		Host: server, Transport: observed{transport, balancer, log}, UserAgent: "orch-agent/" + version.Orch,
 		ContentConfig: rest.ContentConfig{ContentType: kruntime.ContentTypeProtobuf, AcceptContentTypes: kruntime.ContentTypeProtobuf + ",application/json"},
 		QPS:           -1, // the server protects itself
 	})
@@ -69,4 +72,9 @@ func (a *assembly) watchPodCIDR(ctx context.Context, options metav1.ListOptions)
 		}
 	}
 	return "", ctx.Err()
+}
+
+// peers opens a server's word of where all nodes and their pods are.
+func (a *assembly) peers(ctx context.Context) (io.ReadCloser, error) {
+	return a.api.CoreV1().RESTClient().Get().AbsPath(podnet.Path).Stream(ctx)
 }

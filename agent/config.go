@@ -57,8 +57,8 @@ func (c *Config) Validate() error {
 	if msgs := validation.IsDNS1123Subdomain(c.NodeName); len(msgs) > 0 {
 		return fmt.Errorf("--node-name %q: %s", c.NodeName, msgs[0])
 	}
-	if c.ProxyMode != netproxy.ModeIPTables && c.ProxyMode != netproxy.ModeNFTables {
-		return fmt.Errorf("--proxy-mode %q is not supported: use iptables or nftables", c.ProxyMode)
+	if err := netproxy.ValidateMode(c.ProxyMode); err != nil {
+		return err
 	}
 	if c.ShutdownCriticalPeriod < 0 || c.ShutdownPeriod < c.ShutdownCriticalPeriod {
 		return fmt.Errorf("--shutdown-grace-period %s: must not be shorter than --shutdown-grace-period-critical-pods %s", c.ShutdownPeriod, c.ShutdownCriticalPeriod)

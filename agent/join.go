@@ -132,7 +132,7 @@ func (a *assembly) join(ctx context.Context, fresh bool) error {
 	if !reported.IsZero() {
 		log.Info("reached the server", "waited", time.Since(start).Round(time.Second))
 	}
-	a.api, a.hangUp, err = newAPIClient(server, a.servers, a.credentials)
+	a.api, a.hangUp, err = newAPIClient(server, a.servers, a.credentials, a.cfg.Logger)
 	return err
 }
 

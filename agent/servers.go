@@ -33,6 +33,8 @@ type servers struct {
 	learned []string   // host:port, sorted
 	current string     // the last that answered as a server
 	changed chan struct{}
+	open    map[net.Conn]bool // connections of the API client
+	health  health            // of the server that they lead to
 }
 
 // dialTime is how long one server may take to answer while there are others.
@@ -40,7 +42,7 @@ const dialTime = 3 * time.Second
 
 // newServers reads what an earlier process learned.
 func newServers(given, file string) *servers {
-	s := &servers{given: given, file: file, current: given, changed: make(chan struct{})}
+	s := &servers{given: given, file: file, current: given, changed: make(chan struct{}), open: make(map[net.Conn]bool)}
 	if data, err := os.ReadFile(file); err == nil {
 		_ = json.Unmarshal(data, &s.learned) // damaged: it is learned again
 	}
@@ -51,9 +53,18 @@ func newServers(given, file string) *servers {
 func (s *servers) candidates() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	all := []string{s.current}
-	for _, address := range append([]string{s.given}, s.learned...) {
-		if !slices.Contains(all, address) {
+	all := s.ring()
+	// The ring is kept, so that a server that was left is the last to be tried.
+	i := max(0, slices.Index(all, s.current))
+	return slices.Concat(all[i:], all[:i])
+}
+
+// ring gives all addresses in an order that does not depend on which is in use.
+// Call with mu held.
+func (s *servers) ring() []string {
+	all := []string{s.given}
+	for _, address := range s.learned {
+		if address != s.given {
 			all = append(all, address)
 		}
 	}
@@ -75,9 +86,14 @@ func (s *servers) dialTLS(config *tls.Config) func(ctx context.Context, network,
 	config.NextProtos = []string{"h2", "http/1.1"}
 	return func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return s.try(ctx, func(ctx context.Context, address string) (net.Conn, error) {
-			conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, network, address)
+			plain, err := (&net.Dialer{}).DialContext(ctx, network, address)
 			if err != nil {
 				return nil, fmt.Errorf("server %s: %w", address, err)
+			}
+			plain = s.track(plain)
+			conn := tls.Client(plain, config)
+			if err := conn.HandshakeContext(ctx); err != nil {
+				return nil, errors.Join(fmt.Errorf("server %s: %w", address, err), plain.Close())
 			}
 			s.mu.Lock()
 			s.current = address

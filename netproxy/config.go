@@ -3,6 +3,7 @@ package netproxy
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 
@@ -13,9 +14,19 @@ import (
 
 // Modes of the service proxy.
 const (
-	ModeIPTables = "iptables"
-	ModeNFTables = "nftables"
+	ModeIPTables  = "iptables"
+	ModeNFTables  = "nftables"
+	ModeUserspace = "userspace" // where the kernel has neither
 )
+
+// ValidateMode names the flag to mend.
+func ValidateMode(mode string) error {
+	switch mode {
+	case ModeIPTables, ModeNFTables, ModeUserspace:
+		return nil
+	}
+	return fmt.Errorf("--proxy-mode %q is not supported: use iptables, nftables or userspace", mode)
+}
 
 // Config of a Proxy. Error texts of Validate name the flag to mend.
 type Config struct {
@@ -37,7 +48,9 @@ type Config struct {
 	ResolvConf string
 
 	Client kubernetes.Interface
-	Mode   string // default iptables
+	// Peers opens a server's stream of podnet.Path.
+	Peers func(ctx context.Context) (io.ReadCloser, error)
+	Mode  string // default iptables
 
 	DisableProxy bool // leave services to another proxy
 	DisableDNS   bool // leave the DNS address to another server
@@ -72,8 +85,6 @@ func (c *Config) Validate() error {
 	switch {
 	case c.DataDir == "":
 		return fmt.Errorf("--data-dir must not be empty")
-	case c.Mode != ModeIPTables && c.Mode != ModeNFTables:
-		return fmt.Errorf("--proxy-mode %q is not supported: use iptables or nftables", c.Mode)
 	case !c.NodeIP.Is4():
 		return fmt.Errorf("--node-ip %s is not an IPv4 address", c.NodeIP)
 	case !c.ClusterCIDR.Addr().Is4():
@@ -85,5 +96,5 @@ func (c *Config) Validate() error {
 	case c.ClusterCIDR.Overlaps(c.ServiceCIDR):
 		return fmt.Errorf("--cluster-cidr %s and --service-cidr %s overlap", c.ClusterCIDR, c.ServiceCIDR)
 	}
-	return nil
+	return ValidateMode(c.Mode)
 }

@@ -117,14 +117,23 @@ func (n *node) config() Config {
 		DataDir: n.dataDir, NodeName: "node-1", NodeIP: nodeIP,
 		ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"),
 		PodCIDR: func(context.Context) (netip.Prefix, error) { return netip.MustParsePrefix("10.42.0.0/24"), nil },
-		Mode:    n.mode(), ResolvConf: n.resolvConf, ClusterDNS: dnsIP, Client: n.client, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Mode:    n.mode(), Peers: noPeers, ResolvConf: n.resolvConf, ClusterDNS: dnsIP, Client: n.client, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	}
+}
+
+// noPeers is a server that never tells of other nodes.
+func noPeers(ctx context.Context) (io.ReadCloser, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
 }
 
 // mode is the proxy's, told by the test's name.
 func (n *node) mode() string {
-	if strings.Contains(n.t.Name(), "NFTables") {
+	switch {
+	case strings.Contains(n.t.Name(), "NFTables"):
 		return ModeNFTables
+	case strings.Contains(n.t.Name(), "Userspace"):
+		return ModeUserspace
 	}
 	return ModeIPTables
 }

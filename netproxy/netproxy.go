@@ -113,7 +113,7 @@ func (p *Proxy) start(ctx context.Context, tasks *errgroup.Group, podCIDR netip.
 	// that nobody claims.
 	pods := cni.New(cni.Config{
 		Dir: filepath.Join(p.cfg.DataDir, "agent"), PodCIDR: podCIDR, NodeIP: p.cfg.NodeIP, MTU: mtu,
-		HostPorts: hostPorts{engine}, Logger: p.cfg.Logger.With("component", "cni"),
+		HostPorts: hostPorts{engine}, LoopbackPorts: p.cfg.Mode != ModeUserspace, Logger: p.cfg.Logger.With("component", "cni"),
 	})
 	if err := pods.Open(); err != nil {
 		return err
@@ -121,10 +121,10 @@ func (p *Proxy) start(ctx context.Context, tasks *errgroup.Group, podCIDR netip.
 	tasks.Go(func() error { return engine.Run(ctx) })
 	tunnel := &overlay.Device{Name: overlay.LinkName, Addr: p.cfg.NodeIP, Range: podCIDR.Masked(), MTU: mtu}
 	tasks.Go(func() error {
-		return overlay.New(p.cfg.NodeName, tunnel, p.cfg.Client, p.cfg.Logger.With("component", "overlay")).Run(ctx)
+		return overlay.New(p.cfg.NodeName, tunnel, p.cfg.Peers, p.cfg.Logger.With("component", "overlay")).Run(ctx)
 	})
 	tasks.Go(func() error {
-		if err := filter.WatchForeign(ctx, engine.Recheck); err != nil {
+		if err := filter.Watch(ctx, engine.Recheck); err != nil {
 			p.cfg.Logger.Warn("rules removed by other programs will not be restored", "component", "rules", "error", err)
 		}
 		return nil
@@ -153,7 +153,7 @@ func (p *Proxy) start(ctx context.Context, tasks *errgroup.Group, podCIDR netip.
 // packetFilter is a filter that is told when others change its rules.
 type packetFilter interface {
 	rules.Filter
-	WatchForeign(ctx context.Context, changed func()) error
+	Watch(ctx context.Context, changed func()) error
 }
 
 // filter makes the packet filter of the mode, and removes what a process in
@@ -166,16 +166,23 @@ func (p *Proxy) filter(ctx context.Context, podCIDR netip.Prefix) (packetFilter,
 	if !p.cfg.DisableDNS {
 		facts.LocalDNS = p.cfg.ClusterDNS
 	}
-	if p.cfg.Mode == ModeNFTables {
+	if p.cfg.Mode != ModeIPTables {
 		if iptables, err := rules.NewIPTables(); err == nil {
 			if err := iptables.Cleanup(ctx); err != nil {
 				return nil, err
 			}
 		}
+	}
+	if p.cfg.Mode == ModeNFTables {
 		return rules.NewNFTables(facts)
 	}
 	if err := rules.CleanupNFTables(ctx); err != nil {
 		return nil, err
+	}
+	if p.cfg.Mode == ModeUserspace {
+		log := p.cfg.Logger.With("component", "rules")
+		log.Warn("services are relayed by this process: they rest while it is stopped, pods see the node as their client, and nothing lets pods reach the world outside but your own routes or rules")
+		return rules.NewUserspace(facts, cni.NewServiceAddresses(p.cfg.LinkName, p.cfg.ServiceCIDR), log), nil
 	}
 	iptables, err := rules.NewIPTables()
 	if err != nil {

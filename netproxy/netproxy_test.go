@@ -38,12 +38,14 @@ func TestPreflight(t *testing.T) {
 		return
 	}
 	before := rulesAndLinks(t)
-	must(t, Preflight(t.Context()))
+	for _, mode := range []string{ModeIPTables, ModeUserspace} {
+		must(t, Preflight(t.Context(), mode))
+	}
 	if after := rulesAndLinks(t); after != before {
 		t.Errorf("the machine was changed:\n%s\nbefore:\n%s", after, before)
 	}
 	t.Setenv("PATH", t.TempDir())
-	if err := Preflight(t.Context()); !errors.Is(err, rules.ErrNoIPTables) {
+	if err := Preflight(t.Context(), ModeIPTables); !errors.Is(err, rules.ErrNoIPTables) {
 		t.Errorf("without iptables: %v", err)
 	}
 }

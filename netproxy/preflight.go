@@ -14,14 +14,24 @@ import (
 )
 
 // Preflight tries on a throw-away network namespace what Run will need of the
-// machine, so that a missing program or kernel feature is known beforehand.
+// machine in a mode of the proxy, so that a missing program or kernel feature is known beforehand.
 // The returned error joins one per problem; nothing of the machine is changed.
-func Preflight(ctx context.Context) error {
-	return errors.Join(rules.Preflight(ctx), preflightLinks())
+func Preflight(ctx context.Context, mode string) error {
+	if err := ValidateMode(mode); err != nil {
+		return err
+	}
+	var filter error
+	switch mode {
+	case ModeIPTables:
+		filter = rules.Preflight(ctx)
+	case ModeNFTables:
+		_, filter = rules.NewNFTables(rules.Facts{})
+	}
+	return errors.Join(filter, preflightLinks(mode))
 }
 
 // preflightLinks makes a link of each kind that is used.
-func preflightLinks() error {
+func preflightLinks(mode string) error {
 	goruntime.LockOSThread() // and never unlocked on failure: the thread ends with the goroutine
 	here, err := netns.Get()
 	if err != nil {
@@ -42,7 +52,9 @@ func preflightLinks() error {
 			problems = append(problems, fmt.Errorf("kernel support for %s links (modprobe %s): %w", link.Type(), link.Type(), err))
 		}
 	}
-	if _, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET); err != nil {
+	if mode == ModeUserspace {
+		// Relays keep track of their connections themselves.
+	} else if _, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET); err != nil {
 		problems = append(problems, fmt.Errorf("kernel support for connection tracking over netlink (modprobe nf_conntrack_netlink): %w", err))
 	}
 	if err := netns.Set(here); err != nil {

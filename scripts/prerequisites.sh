@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what building and testing orch need: a C compiler and libseccomp for
-# runc, iptables for services, and a few tools of the tests. Does nothing when
+# runc, iptables and nftables for services, and a few tools of the tests. Does nothing when
 # all is there.
 set -eu
 
@@ -16,6 +16,7 @@ if command -v apt-get >/dev/null 2>&1; then
 	need git git
 	need curl curl
 	need iptables iptables
+	need nft nftables
 	need ip iproute2
 	need conntrack conntrack
 	need shellcheck shellcheck
@@ -36,6 +37,7 @@ elif command -v dnf >/dev/null 2>&1; then
 	need make make
 	need pkg-config pkgconf-pkg-config
 	need iptables iptables-nft
+	need nft nftables
 	need ip iproute
 	[ -e /usr/include/seccomp.h ] || missing="$missing libseccomp-devel"
 	[ -z "$missing" ] && exit 0

@@ -81,6 +81,7 @@ func (a *assembly) controllers() []*loop.Controller {
 		certificates.Signing(r, a.keys.CA, time.Now),
 		certificates.Cleaning(r, time.Now),
 		volumes.Binder(r, a.events.recorder("persistentvolume-controller"), time.Now),
+		volumes.Ephemeral(r, a.events.recorder("ephemeral_volume")),
 		volumes.ClaimProtection(r),
 		volumes.VolumeProtection(r),
 		nodes.PodNetwork(r, a.cfg.ClusterCIDR),

@@ -131,7 +131,7 @@ func ignoreEnd(ctx context.Context, err error) error {
 const pathMembers = "/v1-orch/members"
 
 func (a *assembly) serveMembers(w http.ResponseWriter, r *http.Request) {
-	if status, reason := a.mayAdminister(r); status != 0 {
+	if status, reason := a.mayAsk(r); status != 0 {
 		http.Error(w, reason, status)
 		return
 	}
@@ -162,12 +162,21 @@ func (a *assembly) serveMembers(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// mayAdminister lets those through who may do everything, or whom RBAC gives the
-// path; status 0: it is allowed.
-func (a *assembly) mayAdminister(r *http.Request) (status int, reason string) {
+// servePodnet tells a node where the pods of all others are.
+func (a *assembly) servePodnet(w http.ResponseWriter, r *http.Request) {
+	if status, reason := a.mayAsk(r); status != 0 {
+		http.Error(w, reason, status)
+		return
+	}
+	a.podnet.ServeHTTP(w, r)
+}
+
+// mayAsk lets those through to a path of orch's own who may do everything, or who
+// are given the path by RBAC or as nodes; status 0: it is allowed.
+func (a *assembly) mayAsk(r *http.Request) (status int, reason string) {
 	user, err := a.guard.Authenticator.Authenticate(r)
 	if err != nil || user == nil {
-		return http.StatusUnauthorized, "an administrator's credentials are needed"
+		return http.StatusUnauthorized, "credentials are needed"
 	}
 	allowed, reason, err := a.guard.Authorizer.Authorize(r.Context(), &auth.Attributes{
 		User: user, Verb: strings.ToLower(r.Method), Path: r.URL.Path,

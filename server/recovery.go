@@ -9,6 +9,9 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
+	"orch/internal/durable"
 	"orch/internal/joining"
 	"orch/internal/pki"
 	"orch/server/backup"
@@ -34,6 +37,11 @@ func storeDir(dataDir string) string { return filepath.Join(dataDir, "server", "
 // snapshot, or with its own. The server must not be running.
 func Recover(ctx context.Context, cfg Config, r Recovery) error {
 	log := cfg.Logger.With("component", "server")
+	unlock, err := lockRecovery(filepath.Join(cfg.DataDir, "server"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	done, err := os.ReadFile(filepath.Join(storeDir(cfg.DataDir), onceFile))
 	if r.Once && err == nil && string(done) == r.From {
 		log.Warn("recovered already, so the server goes on with what it has: take --recover off its command line")
@@ -67,6 +75,22 @@ func Recover(ctx context.Context, cfg Config, r Recovery) error {
 	}
 	log.Info("cluster recovered: this is its only server now", "from", source, "before", old)
 	return nil
+}
+
+// lockRecovery keeps a second recovery out: both would build the next state in
+// the same place. The lock is on the folder and goes with the process.
+func lockRecovery(dir string) (unlock func(), err error) {
+	if err := durable.MakeDir(dir); err != nil {
+		return nil, err
+	}
+	file, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("another recovery or restore of %s is under way: %w", dir, err), file.Close())
+	}
+	return func() { file.Close() }, nil
 }
 
 // fittingKeys gives the keys that a machine without any needs beside the state of

@@ -12,9 +12,11 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
 
 	"orch/internal/joining"
 	"orch/internal/link"
+	"orch/internal/podnet"
 	"orch/internal/version"
 	"orch/server/api"
 	"orch/server/auth"
@@ -66,6 +68,7 @@ type assembly struct {
 	store    *store.Store
 	hub      *link.Hub
 	peers    *link.Peers
+	podnet   *podnet.Feed
 	gate     *gate
 	api      *api.Server
 	agents   *join.Agents
@@ -153,7 +156,7 @@ func (s *Server) listen(ctx context.Context) (net.Listener, error) {
 
 // assemble makes all parts; nothing runs yet, but keys are read or made.
 func assemble(cfg Config) (*assembly, error) {
-	a := &assembly{cfg: cfg, hub: link.NewHub(), gate: newGate()}
+	a := &assembly{cfg: cfg, hub: link.NewHub(), podnet: podnet.NewFeed(), gate: newGate()}
 	serviceIP := join.FirstServiceIP(cfg.ServiceCIDR)
 	hosts := append([]string{cfg.NodeName, cfg.NodeIP.String(), cfg.AdvertiseAddress.String()}, cfg.TLSSANs...)
 	var err error
@@ -251,6 +254,7 @@ func (a *assembly) serve(ctx context.Context, listener net.Listener, local chan<
 	// Authorization follows the roles before bootstrap writes them, so that it
 	// knows them when the first request comes.
 	group.Go(func() error { return a.guard.Run(ctx) })
+	group.Go(func() error { return registry.Of[*corev1.Node](a.registry).Watch(ctx, a.podnet.OnNode, a.podnet.Known) })
 	group.Go(func() error { return a.events.run(ctx) })
 	group.Go(func() error { return a.store.Lead(ctx, a.lead) })
 	if !a.cfg.Disabled("agent") {
@@ -305,6 +309,8 @@ func (a *assembly) handler() http.Handler {
 			a.serveMembers(w, r)
 		case r.URL.Path == pathSnapshots:
 			a.serveSnapshots(w, r)
+		case r.URL.Path == podnet.Path:
+			a.servePodnet(w, r)
 		default:
 			a.api.ServeHTTP(w, r)
 		}
@@ -361,6 +367,7 @@ func (a *assembly) serveHTTP(ctx context.Context, listener net.Listener) error {
 		a.store.Resign()
 		// Watches and streams never end by themselves; other requests may finish.
 		a.api.Close()
+		a.podnet.Close()
 		a.hub.Close()
 		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 		defer cancel()

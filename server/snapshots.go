@@ -33,7 +33,7 @@ type SnapshotAnswer struct {
 }
 
 func (a *assembly) serveSnapshots(w http.ResponseWriter, r *http.Request) {
-	if status, reason := a.mayAdminister(r); status != 0 {
+	if status, reason := a.mayAsk(r); status != 0 {
 		http.Error(w, reason, status)
 		return
 	}

@@ -14,7 +14,7 @@ import (
 const pathTokens = "/v1-orch/tokens/rotate"
 
 func (a *assembly) serveTokens(w http.ResponseWriter, r *http.Request) {
-	if status, reason := a.mayAdminister(r); status != 0 {
+	if status, reason := a.mayAsk(r); status != 0 {
 		http.Error(w, reason, status)
 		return
 	}

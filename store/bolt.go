@@ -103,20 +103,22 @@ func makeBolt(path string) error {
 	return explain(path, err)
 }
 
-// forgetPages unmaps the pages of the file at path, and drops those from the page
-// cache that are on the disk. They come back when they are read.
-func forgetPages(path string, db *bolt.DB) error {
+// unmapPages takes the pages of a file out of this process's memory. They come
+// back from the page cache when they are read.
+func unmapPages(db *bolt.DB) error {
 	// The file stays mapped where it is while a transaction is open.
-	err := db.View(func(tx *bolt.Tx) error {
+	return db.View(func(tx *bolt.Tx) error {
 		_, _, errno := unix.Syscall(unix.SYS_MADVISE, db.Info().Data, uintptr(tx.Size()), unix.MADV_DONTNEED)
 		if errno != 0 {
 			return errno
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
+}
+
+// uncache drops the pages of the file at path from the page cache that are on
+// the disk, and mapped nowhere.
+func uncache(path string) error {
 	file, err := os.Open(path)
 	if err != nil {
 		return err

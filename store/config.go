@@ -21,7 +21,7 @@ type Config struct {
 	// Events older than HistoryAge are forgotten; 0: 5 minutes. Beyond the newest
 	// HistorySize events of all resources (0: 10,000) they are forgotten as soon
 	// as a twentieth of HistoryAge has passed, and at once beyond four times
-	// HistorySize.
+	// HistorySize, or when they hold more than 16 MiB of values that are no more.
 	HistoryAge  time.Duration
 	HistorySize int
 
@@ -49,7 +49,9 @@ type tuning struct {
 	flushDelay time.Duration // longest time that a write stays in the log only
 	flushBytes int           // bytes of unflushed values that make a flush due at once
 	logBytes   int64         // size of the raft log that makes its truncation due
-	leaderWait time.Duration // how long writes and reads wait for a leader
+
+	historyBytes int           // bytes of values of the past that the history holds
+	leaderWait   time.Duration // how long writes and reads wait for a leader
 }
 
 func (c Config) withDefaults() Config {
@@ -87,6 +89,9 @@ func (t tuning) withDefaults() tuning {
 	}
 	if t.logBytes == 0 {
 		t.logBytes = 32 << 20
+	}
+	if t.historyBytes == 0 {
+		t.historyBytes = 16 << 20
 	}
 	// Long enough for an election that goes wrong twice.
 	if t.leaderWait == 0 {

@@ -69,6 +69,8 @@ type Entry struct {
 	CreateRevision int64
 	ModRevision    int64
 	Object         any
+
+	size int // bytes of key and value, as a measure of what Object takes
 }
 
 // Expectations of an Op besides an exact mod-revision.

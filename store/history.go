@@ -15,7 +15,18 @@ type history struct {
 	resources map[string]*eventLog
 	lanes     map[string]*lane // those that are watched
 	compacted int64            // events up to here are (or may be) forgotten
+	past      int              // bytes of the states that the events replaced
 }
+
+// limit is what the history never exceeds, whatever its age.
+type limit struct {
+	events int
+	bytes  int // of states of the past: what is still there costs the history nothing
+}
+
+// leastEvents are kept however large they are, so that a watcher can follow
+// writes of objects of a megabyte.
+const leastEvents = 100
 
 // eventLog is the part of the history that watchers of one resource share.
 // Slices of events are handed out: what they hold is never overwritten.
@@ -53,6 +64,7 @@ func (h *history) log(resource string) *eventLog {
 // append adds an event and gives the log whose watchers must be woken.
 func (h *history) append(e *Event) *eventLog {
 	h.all = append(h.all, e)
+	h.past += e.replaced()
 	l := h.log(resourceOf(e.Entry.Key))
 	l.events = append(l.events, e)
 	return l
@@ -64,7 +76,11 @@ func (h *history) compact(revision int64) {
 		return
 	}
 	h.compacted = revision
-	h.all = forget(h.all, revision)
+	kept := forget(h.all, revision)
+	for _, e := range h.all[:len(h.all)-len(kept)] {
+		h.past -= e.replaced()
+	}
+	h.all = kept
 	for _, l := range h.resources {
 		l.forget(revision)
 	}
@@ -75,13 +91,38 @@ func (h *history) compact(revision int64) {
 
 // reset forgets everything: the state was replaced as of revision.
 func (h *history) reset(revision int64) {
-	h.all, h.compacted = nil, revision
+	h.all, h.past, h.compacted = nil, 0, revision
 	for _, l := range h.resources {
 		l.events, l.forgotten = nil, revision
 	}
 	for _, l := range h.lanes {
 		l.events, l.forgotten = nil, revision
 	}
+}
+
+// keep holds the history to its limit. It then forgets a quarter more, because
+// forgetting copies what stays.
+func (h *history) keep(most limit) {
+	if len(h.all) <= most.events && (h.past <= most.bytes || len(h.all) <= leastEvents) {
+		return
+	}
+	n, past := max(0, len(h.all)-most.events*3/4), h.past
+	for _, e := range h.all[:n] {
+		past -= e.replaced()
+	}
+	for past > most.bytes*3/4 && len(h.all)-n > leastEvents*3/4 {
+		past -= h.all[n].replaced()
+		n++
+	}
+	h.compact(h.all[n-1].Revision())
+}
+
+// replaced is the size of the state that the event ended.
+func (e *Event) replaced() int {
+	if e.Prev == nil {
+		return 0
+	}
+	return e.Prev.size
 }
 
 func (l *eventLog) forget(revision int64) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 )
@@ -72,6 +73,30 @@ func TestHistoryLimit(t *testing.T) {
 	}
 	if kept := s.Revision() - s.CompactRevision(); kept < 10 || kept > 40 {
 		t.Errorf("%d events are kept", kept)
+	}
+}
+
+// TestHistoryLimitOfBytes: neither can writes of large values; but what is new
+// costs nothing, and a few events are always there.
+func TestHistoryLimitOfBytes(t *testing.T) {
+	s := run(t, Config{tuning: tuning{historyBytes: 1000}})
+	for i := range 500 {
+		mustUpdate(t, s, put(fmt.Sprint("new/", i), strings.Repeat("x", 100)))
+	}
+	if s.CompactRevision() != 0 {
+		t.Errorf("creations were forgotten, up to %d", s.CompactRevision())
+	}
+	for i := range 500 {
+		mustUpdate(t, s, put("k/1", strings.Repeat("x", 100+i)))
+	}
+	if kept := s.Revision() - s.CompactRevision(); kept < leastEvents*3/4 || kept > leastEvents {
+		t.Errorf("%d events are kept", kept)
+	}
+	for i := range 500 {
+		mustUpdate(t, s, put("k/2", fmt.Sprint(i)))
+	}
+	if kept := s.Revision() - s.CompactRevision(); kept < leastEvents || kept > 500 {
+		t.Errorf("%d events of small values are kept", kept)
 	}
 }
 

@@ -78,7 +78,7 @@ func loadEntry(codec Codec, p pair) (*Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Entry{Key: key, CreateRevision: r.create, ModRevision: r.mod, Object: object}, nil
+	return &Entry{Key: key, CreateRevision: r.create, ModRevision: r.mod, Object: object, size: len(key) + len(r.value)}, nil
 }
 
 func treeOf(entries []*Entry) *tree {

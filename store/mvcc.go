@@ -17,7 +17,7 @@ type tree = btree.Map[string, *Entry]
 // it. It knows nothing of Raft or files; one goroutine applies, many read.
 type mvcc struct {
 	codec Codec
-	limit int                                 // events kept at most
+	limit limit                               // of the history
 	lane  func(key string, object any) string // see Config.Lane
 
 	mu       sync.RWMutex // guards all below but shared
@@ -38,7 +38,7 @@ type view struct {
 	revision int64
 }
 
-func newMVCC(codec Codec, limit int, lane func(key string, object any) string) *mvcc {
+func newMVCC(codec Codec, limit limit, lane func(key string, object any) string) *mvcc {
 	return &mvcc{codec: codec, limit: limit, lane: lane, now: &tree{}, closed: make(chan struct{}), grown: make(chan struct{}, 1)}
 }
 
@@ -124,9 +124,7 @@ func (m *mvcc) apply(ops []Op, touched map[*eventLog]struct{}) []*Entry {
 		touched[m.history.append(event)] = struct{}{}
 		m.appendToLanes(event, touched)
 	}
-	if n := len(m.history.all); n > m.limit {
-		m.history.compact(m.history.all[n-1-m.limit*3/4].Revision())
-	}
+	m.history.keep(m.limit)
 	m.shared.Store(nil)
 	return entries
 }
@@ -148,7 +146,7 @@ func (m *mvcc) write(op *Op) *Event {
 	}
 	m.revision++
 	m.codec.Stamp(op.Object, m.revision)
-	entry := &Entry{Key: op.Key, CreateRevision: m.revision, ModRevision: m.revision, Object: op.Object}
+	entry := &Entry{Key: op.Key, CreateRevision: m.revision, ModRevision: m.revision, Object: op.Object, size: len(op.Key) + len(op.Value)}
 	prev, replaced := m.now.Set(op.Key, entry)
 	if !replaced {
 		return &Event{Type: Created, Entry: entry}

@@ -60,7 +60,7 @@ func New(cfg Config) *Store {
 	retention := retention{age: cfg.HistoryAge, size: cfg.HistorySize}
 	return &Store{
 		cfg:       cfg,
-		memory:    newMVCC(cfg.Codec, retention.limit(), cfg.Lane),
+		memory:    newMVCC(cfg.Codec, limit{events: retention.limit(), bytes: cfg.tuning.historyBytes}, cfg.Lane),
 		hclog:     newRaftLogger(cfg.Logger),
 		ready:     make(chan struct{}),
 		failing:   make(chan struct{}),

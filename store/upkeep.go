@@ -41,9 +41,7 @@ func (s *Store) keepFlushed(ctx context.Context) error {
 		}
 		delay = s.cfg.tuning.flushDelay
 		err := s.flushAndTruncate()
-		if quiet {
-			s.letGo()
-		}
+		s.letGo(quiet)
 		if err != nil {
 			// The log still has it all; if it cannot grow, the next write will say so.
 			s.cfg.Logger.Warn("state not flushed, trying again", "error", err, "after", flushRetry)
@@ -55,15 +53,19 @@ func (s *Store) keepFlushed(ctx context.Context) error {
 	}
 }
 
-// letGo drops the pages of both files from memory when there is little to do. A
-// busy time has touched all of them, of which a few are in use. And what was
-// written in one go is one folio in the page cache: when a page of it changes,
+// letGo unmaps the pages of both files, for a flush touches all of them, of which
+// few are in use, and drops them from the page cache when there is little to do:
+// what was written in one go is one folio there, and when a page of it changes,
 // the kernel counts all of it as written, and some file systems write it all.
-func (s *Store) letGo() {
+func (s *Store) letGo(quiet bool) {
 	s.state.mu.RLock()
 	defer s.state.mu.RUnlock()
 	for path, db := range map[string]*bolt.DB{s.log.path: s.log.db, s.state.path: s.state.db} {
-		if err := forgetPages(path, db); err != nil {
+		err := unmapPages(db)
+		if err == nil && quiet {
+			err = uncache(path)
+		}
+		if err != nil {
 			s.cfg.Logger.Debug("pages stay in memory", "file", path, "error", err)
 		}
 	}

@@ -7,8 +7,15 @@ import (
 	"testing"
 )
 
-// TestLetGo: pages that a busy time has touched are let go, and come back.
+// TestLetGo: pages that a flush or a busy time has touched are let go, and come
+// back.
 func TestLetGo(t *testing.T) {
+	for _, quiet := range []bool{false, true} {
+		t.Run(fmt.Sprint("quiet=", quiet), func(t *testing.T) { testLetGo(t, quiet) })
+	}
+}
+
+func testLetGo(t *testing.T, quiet bool) {
 	s := run(t, Config{})
 	for i := range 16 {
 		mustUpdate(t, s, put(fmt.Sprintf("k/%d", i), strings.Repeat("v", 1<<20)))
@@ -17,7 +24,7 @@ func TestLetGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := residentFile(t)
-	s.letGo()
+	s.letGo(quiet)
 	if after := residentFile(t); after > before-(16<<10) {
 		t.Errorf("%d kB of files in memory before, %d kB after", before, after)
 	}

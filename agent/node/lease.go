@@ -14,6 +14,8 @@ import (
 const (
 	leaseDuration int32 = 40 // seconds
 	leaseInterval       = 10 * time.Second
+	// leaseTimeout leaves time to renew the lease at another server before it ends.
+	leaseTimeout = 4 * time.Second
 )
 
 // renewLease renews the node's lease until ctx ends. The lease is remembered
@@ -54,6 +56,8 @@ func (m *Manager) renewLease(ctx context.Context) error {
 
 // writeLease renews last, or finds or makes the lease when there is none to go by.
 func (m *Manager) writeLease(ctx context.Context, last *coordinationv1.Lease) (*coordinationv1.Lease, error) {
+	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
+	defer cancel()
 	leases := m.cfg.Client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
 	if last == nil {
 		found, err := leases.Get(ctx, m.cfg.NodeName, metav1.GetOptions{})

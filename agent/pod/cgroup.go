@@ -44,6 +44,9 @@ func (c *cgroups) open() error {
 				c.controllers = append(c.controllers, name)
 			}
 		}
+		if len(c.controllers) == 0 {
+			return fmt.Errorf("no cgroups are mounted below %s: containers cannot run (`ip netns exec` hides them: use `nsenter --net=FILE`; otherwise `orch check` tells what to mount)", c.fs)
+		}
 	}
 	for _, class := range []string{"", "burstable", "besteffort"} {
 		if err := c.make(filepath.Join(c.root, class)); err != nil {

@@ -1,6 +1,8 @@
 package pod
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -19,6 +21,7 @@ func (a account) phase(s *corev1.PodStatus) {
 	stopped := v.halt != nil || v.pod.DeletionTimestamp != nil
 	if stopped && !stillRunning(v.seen) {
 		a.closing(s)
+		closeStatuses(v.pod, s)
 		return
 	}
 	s.Phase = count(v.pod, s).phase(v.pod)
@@ -55,6 +58,52 @@ func (a account) closing(s *corev1.PodStatus) {
 		return
 	}
 	s.Phase = corev1.PodFailed
+}
+
+// closeStatuses gives an end to each container of a closed pod that has none:
+// nobody knows how it ended, so it failed. Containers whose turn had not come,
+// as init containers had not ended, are left waiting.
+func closeStatuses(pod *corev1.Pod, s *corev1.PodStatus) {
+	inits := s.InitContainerStatuses
+	for len(inits) > 1 && inits[len(inits)-1].State.Waiting != nil {
+		inits = inits[:len(inits)-1]
+	}
+	if initialized(pod, s) {
+		closeAll(s.ContainerStatuses)
+	}
+	closeAll(inits)
+}
+
+func closeAll(statuses []corev1.ContainerStatus) {
+	for i := range statuses {
+		if statuses[i].State.Terminated == nil {
+			statuses[i].State = corev1.ContainerState{Terminated: lost("The container could not be located when the pod was terminated")}
+		}
+	}
+}
+
+// lost is the end of a container that nobody has seen end.
+func lost(message string) *corev1.ContainerStateTerminated {
+	return &corev1.ContainerStateTerminated{Reason: "ContainerStatusUnknown", ExitCode: 137, Message: message}
+}
+
+// initialized tells whether the turn of the regular containers had come.
+func initialized(pod *corev1.Pod, s *corev1.PodStatus) bool {
+	inits := initUnits(pod)
+	if len(inits) == 0 || slices.ContainsFunc(s.ContainerStatuses, func(cs corev1.ContainerStatus) bool {
+		return cs.State.Waiting == nil || cs.LastTerminationState.Terminated != nil
+	}) {
+		return true
+	}
+	last := statusOf(s.InitContainerStatuses, inits[len(inits)-1].Name)
+	if last == nil {
+		return false
+	}
+	if inits[len(inits)-1].class == sidecar {
+		return last.State.Running != nil && last.Started != nil && *last.Started
+	}
+	e := ended(last)
+	return e != nil && e.ExitCode == 0
 }
 
 func terminal(p corev1.PodPhase) bool { return p == corev1.PodFailed || p == corev1.PodSucceeded }

@@ -2,6 +2,7 @@ package pod
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -53,14 +54,42 @@ func (w *worker) allocate() {
 	}
 	w.allocated = specAllocation(w.pod)
 	w.resizing = resizing{active: true, generation: w.pod.Generation}
-	w.event(nil, corev1.EventTypeNormal, "ResizeStarted", "Pod resize started")
+	w.event(nil, corev1.EventTypeNormal, "ResizeStarted", resizeMessage("started", w.pod, ""))
 }
 
 func (w *worker) postpone(reason, message string) {
 	if p := w.resizing.pending; p == nil || p.reason != reason {
-		w.event(nil, corev1.EventTypeWarning, "Resize"+reason, message)
+		w.event(nil, corev1.EventTypeWarning, "Resize"+reason, resizeMessage(reason, w.pod, message))
 	}
 	w.resizing.pending = &refusal{reason, message}
+}
+
+// resizeMessage tells of a resize as kubelet does: the stage it has reached, and
+// the resources that it is about in JSON, for programs.
+func resizeMessage(stage string, pod *corev1.Pod, failure string) string {
+	type container struct {
+		Name      string                      `json:"name"`
+		Resources corev1.ResourceRequirements `json:"resources"`
+	}
+	summary := struct {
+		InitContainers []container `json:"initContainers,omitempty"`
+		Containers     []container `json:"containers,omitempty"`
+		Generation     int64       `json:"generation"`
+		Error          string      `json:"error,omitempty"`
+	}{Generation: pod.Generation, Error: failure}
+	for _, u := range units(pod) {
+		switch u.class {
+		case regular:
+			summary.Containers = append(summary.Containers, container{u.Name, u.Resources})
+		case initial, sidecar:
+			summary.InitContainers = append(summary.InitContainers, container{u.Name, u.Resources})
+		}
+	}
+	text, err := json.Marshal(summary)
+	if err != nil {
+		return "Pod resize " + stage
+	}
+	return "Pod resize " + stage + ": " + string(text)
 }
 
 func specAllocation(pod *corev1.Pod) map[string]corev1.ResourceRequirements {
@@ -156,7 +185,7 @@ func (w *worker) resizes() (any bool, remake map[string]bool) {
 	}
 	if !any && w.resizing.active {
 		w.resizing.active, w.resizing.failure = false, ""
-		w.event(nil, corev1.EventTypeNormal, "ResizeCompleted", "Pod resize completed")
+		w.event(nil, corev1.EventTypeNormal, "ResizeCompleted", resizeMessage("completed", pod, ""))
 	}
 	return any, remake
 }
@@ -215,7 +244,7 @@ func (w *worker) resizeContainers(ctx context.Context) func() func() {
 			w.fail(resize.key(), time.Second, time.Minute) // should it have had no effect
 			if err != nil {
 				w.resizing.failure = message(err)
-				w.event(nil, corev1.EventTypeWarning, "ResizeError", fmt.Sprintf("Error resizing pod: %v", message(err)))
+				w.event(nil, corev1.EventTypeWarning, "ResizeError", resizeMessage("error", w.pod, message(err)))
 			}
 		}
 	}

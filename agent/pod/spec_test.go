@@ -402,6 +402,14 @@ func TestFits(t *testing.T) {
 	}
 }
 
+// A machine without cgroups is refused at the start, not pod by pod.
+func TestNoCgroups(t *testing.T) {
+	fs := t.TempDir()
+	if err := newCgroups(fs, "/kubepods").open(); err == nil || !strings.Contains(err.Error(), fs) {
+		t.Errorf("opened: %v", err)
+	}
+}
+
 func TestCgroupsV2(t *testing.T) {
 	fs := t.TempDir()
 	if err := os.WriteFile(filepath.Join(fs, "cgroup.controllers"), nil, 0o644); err != nil {

@@ -147,16 +147,10 @@ func (a account) absent(u unit, cs *corev1.ContainerStatus, old *corev1.Containe
 	case old.State.Terminated != nil:
 		cs.LastTerminationState = old.State
 	case old.State.Running != nil && v.halt == nil && v.pod.DeletionTimestamp == nil:
-		cs.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{
-			Reason: "ContainerStatusUnknown", ExitCode: 137,
-			Message: "The container could not be located when the pod was deleted.  The container used to be Running",
-		}
+		cs.LastTerminationState.Terminated = lost("The container could not be located when the pod was deleted.  The container used to be Running")
 		cs.RestartCount++
 	case old.State.Running != nil || old.ContainerID != "":
-		cs.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
-			Reason: "ContainerStatusUnknown", ExitCode: 137,
-			Message: "The container could not be located when the pod was terminated",
-		}}
+		cs.State = corev1.ContainerState{Terminated: lost("The container could not be located when the pod was terminated")}
 	}
 }
 

@@ -41,6 +41,12 @@ func (s *story) tell(title string, pods ...string) {
 	}
 }
 
+// settle leaves out of the story what is being done.
+func (s *story) settle() {
+	synctest.Wait()
+	s.cri.lines()
+}
+
 func (s *story) pass(d time.Duration) {
 	time.Sleep(d) // fake time
 	synctest.Wait()
@@ -77,7 +83,7 @@ var stories = map[string]func(*story){
 		s.create(never, onFailure)
 		s.await("never", "failed", inPhase(corev1.PodFailed))
 		s.await("once", "succeeded", inPhase(corev1.PodSucceeded))
-		s.cri.lines() // two pods at once have no order
+		s.settle() // two pods at once have no order
 		s.tell("done", "never", "once")
 	},
 	"init containers and sidecars": func(s *story) {
@@ -226,7 +232,7 @@ var stories = map[string]func(*story){
 		s.pass(3 * time.Second)
 		s.tell("started", "a")
 		s.await("a", "ready", isReady)
-		s.cri.lines()
+		s.settle()
 		s.tell("ready", "a")
 		sick.Store(true)
 		s.await("a", "restarted", func(p *corev1.Pod) bool {
@@ -322,10 +328,10 @@ var stories = map[string]func(*story){
 		s.await("stays", "ready", isReady)
 		s.await("crashes", "backing off", waitsFor("main", "CrashLoopBackOff"))
 		s.pass(time.Second)
-		s.cri.lines()
+		s.settle()
 		s.create(newPod("vanishes"))
 		s.await("vanishes", "ready", isReady)
-		s.cri.lines()
+		s.settle()
 		s.stop()
 		s.tell("stopped", "stays", "crashes")
 		if err := s.client.CoreV1().Pods("default").Delete(s.t.Context(), "vanishes", metav1.DeleteOptions{}); err != nil {

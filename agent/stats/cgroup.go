@@ -2,6 +2,7 @@ package stats
 
 import (
 	"bufio"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -62,6 +63,40 @@ func (c cgroups) memory(path string) (*MemoryStats, *SwapStats) {
 		return m, &SwapStats{SwapUsageBytes: &used}
 	}
 	return m, nil
+}
+
+// throttle tells how often a group was held back by its CPU quota. Times are in
+// nanoseconds, but for quota and period, which are in microseconds.
+type throttle struct{ periods, throttled, nanos, quota, period uint64 }
+
+// throttling is false for a group without a quota.
+func (c cgroups) throttling(path string) (t throttle, ok bool) {
+	stat := readTable(c.file("cpu", path, "cpu.stat"))
+	t.periods, t.throttled, t.nanos = stat["nr_periods"], stat["nr_throttled"], stat["throttled_time"]
+	if !c.unified() {
+		if t.quota, ok = readNumber(c.file("cpu", path, "cpu.cfs_quota_us")); !ok { // -1: none
+			return t, false
+		}
+		t.period, ok = readNumber(c.file("cpu", path, "cpu.cfs_period_us"))
+		return t, ok
+	}
+	t.nanos = stat["throttled_usec"] * 1000
+	data, err := os.ReadFile(c.file("", path, "cpu.max")) // "max 100000": none
+	if err != nil {
+		return t, false
+	}
+	_, err = fmt.Sscan(string(data), &t.quota, &t.period)
+	return t, err == nil
+}
+
+// memoryDetails gives bytes of files that are cached and mapped, and how many
+// processes were killed for want of memory.
+func (c cgroups) memoryDetails(path string) (cache, mapped, kills uint64) {
+	stat := readTable(c.file("memory", path, "memory.stat"))
+	if c.unified() {
+		return stat["file"], stat["file_mapped"], readTable(c.file("", path, "memory.events"))["oom_kill"]
+	}
+	return stat["total_cache"], stat["total_mapped_file"], readTable(c.file("memory", path, "memory.oom_control"))["oom_kill"]
 }
 
 // processes counts processes and threads.

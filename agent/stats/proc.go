@@ -78,22 +78,39 @@ func (p proc) processes(at metav1.Time) *RlimitStats {
 	return &RlimitStats{Time: at, MaxPID: new(int64(limit)), Count: &running}
 }
 
-// network reads the interfaces in the network namespace of a process. The
-// first but loopback counts as the default one.
-func (p proc) network(at metav1.Time, pid string) *NetworkStats {
+// processors counts those that are on.
+func (p proc) processors() (n int) {
+	for name := range readTable(filepath.Join(p.dir, "stat")) {
+		if id, ok := strings.CutPrefix(name, "cpu"); ok && id != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// interfaces calls each with the counters of /proc/net/dev, 16 for each interface
+// in the network namespace of a process but loopback: received bytes, packets,
+// errors, drops, fifo, frame, compressed, multicast; sent bytes, packets, errors …
+func (p proc) interfaces(pid string, each func(name string, fields []string)) {
 	file, err := os.Open(filepath.Join(p.dir, pid, "net/dev"))
 	if err != nil {
-		return nil
+		return
 	}
 	defer file.Close()
-	n := &NetworkStats{Time: at}
 	lines := bufio.NewScanner(file)
 	for lines.Scan() {
 		name, rest, ok := strings.Cut(lines.Text(), ":")
-		fields := strings.Fields(rest) // receive: bytes packets errs drop fifo frame compressed multicast; transmit: bytes packets errs …
-		if name = strings.TrimSpace(name); !ok || len(fields) < 11 || name == "lo" {
-			continue
+		if fields := strings.Fields(rest); ok && len(fields) >= 16 && strings.TrimSpace(name) != "lo" {
+			each(strings.TrimSpace(name), fields)
 		}
+	}
+}
+
+// network reads the interfaces in the network namespace of a process. The
+// first counts as the default one.
+func (p proc) network(at metav1.Time, pid string) *NetworkStats {
+	n := &NetworkStats{Time: at}
+	p.interfaces(pid, func(name string, fields []string) {
 		one := InterfaceStats{Name: name}
 		for i, field := range map[int]**uint64{0: &one.RxBytes, 2: &one.RxErrors, 8: &one.TxBytes, 10: &one.TxErrors} {
 			if v, err := strconv.ParseUint(fields[i], 10, 64); err == nil {
@@ -101,7 +118,7 @@ func (p proc) network(at metav1.Time, pid string) *NetworkStats {
 			}
 		}
 		n.Interfaces = append(n.Interfaces, one)
-	}
+	})
 	if len(n.Interfaces) == 0 {
 		return nil
 	}

@@ -42,7 +42,7 @@ const (
 )
 
 func v1Files() map[string]string {
-	stat := "cache 1\ntotal_rss 3000000\ntotal_inactive_file 1000000\ntotal_pgfault 7\ntotal_pgmajfault 1\n"
+	stat := "cache 1\ntotal_cache 500000\ntotal_mapped_file 20000\ntotal_rss 3000000\ntotal_inactive_file 1000000\ntotal_pgfault 7\ntotal_pgmajfault 1\n"
 	return map[string]string{
 		"cpuacct/" + podDir + "/cpuacct.usage":              "3000000000\n",
 		"cpuacct/" + containerDir + "/cpuacct.usage":        "2500000000\n",
@@ -54,15 +54,23 @@ func v1Files() map[string]string {
 		"memory/" + containerDir + "/memory.stat":           stat,
 		"pids/" + podDir + "/pids.current":                  "12\n",
 		"pids/" + podDir + "/box/cgroup.procs":              "42\n43\n",
+		"cpu/" + podDir + "/cpu.cfs_quota_us":               "-1\n",
+		"cpu/" + containerDir + "/cpu.cfs_quota_us":         "20000\n",
+		"cpu/" + containerDir + "/cpu.cfs_period_us":        "100000\n",
+		"cpu/" + containerDir + "/cpu.stat":                 "nr_periods 9\nnr_throttled 3\nthrottled_time 1500000000\n",
+		"memory/" + containerDir + "/memory.oom_control":    "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
 	}
 }
 
 func v2Files() map[string]string {
-	stat := "anon 3000000\ninactive_file 1000000\npgfault 7\npgmajfault 1\n"
+	stat := "anon 3000000\nfile 500000\nfile_mapped 20000\ninactive_file 1000000\npgfault 7\npgmajfault 1\n"
 	return map[string]string{
 		"cgroup.controllers":                  "cpu memory pids\n",
 		podDir + "/cpu.stat":                  "usage_usec 3000000\nuser_usec 1\n",
-		containerDir + "/cpu.stat":            "usage_usec 2500000\n",
+		containerDir + "/cpu.stat":            "usage_usec 2500000\nnr_periods 9\nnr_throttled 3\nthrottled_usec 1500000\n",
+		podDir + "/cpu.max":                   "max 100000\n",
+		containerDir + "/cpu.max":             "20000 100000\n",
+		containerDir + "/memory.events":       "low 0\noom 2\noom_kill 2\n",
 		podDir + "/memory.current":            "5000000\n",
 		podDir + "/memory.max":                "max\n",
 		podDir + "/memory.stat":               stat,
@@ -201,18 +209,34 @@ func TestServe(t *testing.T) {
 	}
 	w = httptest.NewRecorder()
 	s.ServeResource(w, httptest.NewRequest("GET", "/metrics/resource", nil))
-	golden := filepath.Join("testdata", "resource.txt")
+	golden(t, "resource.txt", w.Body.Bytes())
+}
+
+func TestServeCAdvisor(t *testing.T) {
+	now := time.Unix(1700001000, 0)
+	for version, files := range map[string]map[string]string{"v1": v1Files(), "v2": v2Files()} {
+		s := source(t, files, &now)
+		w := httptest.NewRecorder()
+		s.ServeCAdvisor(w, httptest.NewRequest("GET", "/metrics/cadvisor", nil))
+		golden(t, "cadvisor-"+version+".txt", w.Body.Bytes())
+	}
+}
+
+// golden compares with a file in testdata, or with -update writes it.
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	file := filepath.Join("testdata", name)
 	if *update {
-		if err := os.WriteFile(golden, w.Body.Bytes(), 0o600); err != nil {
+		if err := os.WriteFile(file, got, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	want, err := os.ReadFile(golden)
+	want, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := w.Body.String(); got != string(want) {
-		t.Errorf("got\n%s\nwant\n%s", got, want)
+	if string(got) != string(want) {
+		t.Errorf("%s: got\n%s\nwant\n%s", name, got, want)
 	}
 }
 

@@ -24,8 +24,14 @@ import (
 	"time"
 )
 
-// worthwhile is how many free bytes are worth the collection that lets them go.
-const worthwhile = 32 << 20
+const (
+	// worthwhile is how many free bytes are worth the collection that lets them go.
+	worthwhile = 32 << 20
+	// shrunk is how often what is live fits into the heap of one that has shrunk.
+	// The collector lets the heap grow to twice what is live, so a busy heap that
+	// keeps its size is never as large.
+	shrunk = 3
+)
 
 // pace is when memory is let go.
 type pace struct {
@@ -36,16 +42,20 @@ type pace struct {
 	// from the page cache in about a millisecond altogether.
 	period time.Duration
 	// quiet is how long after the last collection of garbage a burst counts as
-	// over. The store keeps the history of a burst for half a minute.
+	// over.
 	quiet time.Duration
-	// pause is the least time from one letting go to the next.
+	// pause is the least time from one letting go in quiet to the next, which
+	// always follows: the store keeps the history of a burst for half a minute.
 	pause time.Duration
+	// breath is the least time from one letting go to the next in a burst, which
+	// comes when that needs much less memory than before.
+	breath time.Duration
 }
 
 // Run lets memory go that only the start or a burst of work needed, and from time
 // to time the executable's pages that are not in use, until ctx ends.
 func Run(ctx context.Context) error {
-	return run(ctx, pace{settle: 3 * time.Second, period: 5 * time.Minute, quiet: 40 * time.Second, pause: time.Minute})
+	return run(ctx, pace{settle: 3 * time.Second, period: 5 * time.Minute, quiet: 3 * time.Second, pause: time.Minute, breath: 10 * time.Second})
 }
 
 func run(ctx context.Context, p pace) error {
@@ -55,21 +65,28 @@ func run(ctx context.Context, p pace) error {
 	defer calm.Stop()
 	collected := make(chan struct{}, 1)
 	tellCollections(ctx, collected)
-	var started bool
-	var freed time.Time
+	var started, again bool
+	var calmed, eased time.Time // when memory was last let go in quiet, and in a burst
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-collected:
-			calm.Reset(max(p.quiet, time.Until(freed.Add(p.pause))))
+			if time.Since(eased) > p.breath && hasShrunk() {
+				eased = time.Now()
+				debug.FreeOSMemory()
+			}
+			calm.Reset(max(p.quiet, time.Until(calmed.Add(p.pause))))
 		case <-calm.C:
 			switch {
 			case !started:
 				started = true
 				debug.FreeOSMemory()
-			case free() > worthwhile:
-				freed = time.Now()
+			case isLoose():
+				calmed, again = time.Now(), true
+				debug.FreeOSMemory()
+			case again:
+				again = false
 				debug.FreeOSMemory()
 			}
 		case <-timer.C:
@@ -98,44 +115,68 @@ func tellCollections(ctx context.Context, collected chan<- struct{}) {
 	}, collected)
 }
 
-// free is how many bytes of the heap are resident and hold nothing.
-func free() uint64 {
-	sample := []metrics.Sample{{Name: "/memory/classes/heap/free:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}}
+// heap gives how many bytes of it are resident, and how many of these were live
+// at the last collection.
+func heap() (resident, live uint64) {
+	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/unused:bytes"}, {Name: "/memory/classes/heap/free:bytes"}}
 	metrics.Read(sample)
-	return sample[0].Value.Uint64() + sample[1].Value.Uint64()
+	for _, part := range sample[1:] {
+		resident += part.Value.Uint64()
+	}
+	return resident, sample[0].Value.Uint64()
+}
+
+// hasShrunk tells, after a collection, that the heap is much larger than what it
+// holds.
+func hasShrunk() bool {
+	resident, live := heap()
+	return resident > shrunk*live+worthwhile
+}
+
+// isLoose tells that a collection may find much to let go.
+func isLoose() bool {
+	resident, live := heap()
+	return resident > live+worthwhile
 }
 
 // Unmap unmaps the pages of the executable that are as they are in its file. They
 // are mapped again, from the page cache, when they are next used. Pages that can
-// be written are left alone: those would lose what was written.
+// be written, or were (the dynamic loader's, in an executable that uses C), are
+// left alone: those would lose what was written.
 func Unmap() error {
 	path, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find the executable: %w", err)
 	}
-	maps, err := os.Open("/proc/self/maps")
+	smaps, err := os.Open("/proc/self/smaps")
 	if err != nil {
 		return fmt.Errorf("read mappings: %w: %w", errors.ErrUnsupported, err)
 	}
-	defer maps.Close()
-	return eachReadOnly(maps, path, unmap)
+	defer smaps.Close()
+	return eachUnchanged(smaps, path, unmap)
 }
 
-// eachReadOnly calls do with start and length of each private mapping of the
-// file that cannot be written; maps has the form of /proc/PID/maps, see proc(5).
-func eachReadOnly(maps io.Reader, file string, do func(start, length uintptr) error) error {
-	lines := bufio.NewScanner(maps)
+// eachUnchanged calls do with start and length of each private mapping of the
+// file that cannot be written and holds nothing but the file's own pages; smaps
+// has the form of /proc/PID/smaps, see proc(5): a line for each mapping, followed
+// by its figures.
+func eachUnchanged(smaps io.Reader, file string, do func(start, length uintptr) error) error {
+	var start, end uintptr
+	var ours bool
+	lines := bufio.NewScanner(smaps)
 	for lines.Scan() {
 		fields := strings.Fields(lines.Text())
-		if len(fields) != 6 || fields[5] != file || (fields[1] != "r-xp" && fields[1] != "r--p") {
-			continue
-		}
-		var start, end uintptr
-		if _, err := fmt.Sscanf(fields[0], "%x-%x", &start, &end); err != nil {
-			return fmt.Errorf("mapping %q: %w", fields[0], err)
-		}
-		if err := do(start, end-start); err != nil {
-			return err
+		switch {
+		case len(fields) >= 5 && !strings.HasSuffix(fields[0], ":"):
+			ours = len(fields) == 6 && fields[5] == file && (fields[1] == "r-xp" || fields[1] == "r--p")
+			if _, err := fmt.Sscanf(fields[0], "%x-%x", &start, &end); err != nil {
+				return fmt.Errorf("mapping %q: %w", fields[0], err)
+			}
+		case ours && len(fields) == 3 && fields[0] == "Anonymous:" && fields[1] == "0":
+			if err := do(start, end-start); err != nil {
+				return err
+			}
 		}
 	}
 	return lines.Err()

@@ -12,16 +12,19 @@ import (
 	"time"
 )
 
-func TestEachReadOnly(t *testing.T) {
-	const maps = `00400000-02caf000 r-xp 00000000 fe:00 1234                               /usr/bin/orch
-02caf000-065bc000 r--p 028af000 fe:00 1234                               /usr/bin/orch
-065bc000-0670a000 rw-p 061bc000 fe:00 1234                               /usr/bin/orch
-17536f400000-175371c00000 rw-p 00000000 00:00 0 
-7f034b626000-7f034b6a6000 r--s 00000000 fe:00 99                         /var/lib/orch/server/store/raft.db
-7ffd0a1f2000-7ffd0a1f4000 r-xp 00000000 00:00 0                          [vdso]
-`
+func TestEachUnchanged(t *testing.T) {
+	figures := func(anonymous string) string {
+		return "Size:               4 kB\nAnonymous:          " + anonymous + " kB\nVmFlags: rd ex mr mw me\n"
+	}
+	smaps := "00400000-02caf000 r-xp 00000000 fe:00 1234                               /usr/bin/orch\n" + figures("0") +
+		"02caf000-065bc000 r--p 028af000 fe:00 1234                               /usr/bin/orch\n" + figures("0") +
+		"065bc000-065bd000 r--p 061bc000 fe:00 1234                               /usr/bin/orch\n" + figures("4") + // relocated
+		"065bd000-0670a000 rw-p 061bd000 fe:00 1234                               /usr/bin/orch\n" + figures("0") +
+		"17536f400000-175371c00000 rw-p 00000000 00:00 0 \n" + figures("0") +
+		"7f034b626000-7f034b6a6000 r--s 00000000 fe:00 99                         /var/lib/orch/server/store/raft.db\n" + figures("0") +
+		"7ffd0a1f2000-7ffd0a1f4000 r-xp 00000000 00:00 0                          [vdso]\n" + figures("0")
 	var got []string
-	if err := eachReadOnly(strings.NewReader(maps), "/usr/bin/orch", func(start, length uintptr) error {
+	if err := eachUnchanged(strings.NewReader(smaps), "/usr/bin/orch", func(start, length uintptr) error {
 		got = append(got, fmt.Sprintf("%x+%x", start, length))
 		return nil
 	}); err != nil {
@@ -30,7 +33,7 @@ func TestEachReadOnly(t *testing.T) {
 	if want := "[400000+28af000 2caf000+390d000]"; fmt.Sprint(got) != want {
 		t.Errorf("got %v, want %s", got, want)
 	}
-	if err := eachReadOnly(strings.NewReader("x-y r-xp 0 0 0 /f\n"), "/f", func(_, _ uintptr) error { return nil }); err == nil {
+	if err := eachUnchanged(strings.NewReader("x-y r-xp 0 0 0 /f\n"), "/f", func(_, _ uintptr) error { return nil }); err == nil {
 		t.Error("a line that is none was taken")
 	}
 }
@@ -46,12 +49,22 @@ func TestUnmap(t *testing.T) {
 	}
 }
 
-// TestBurst shows that what a burst of work used is let go once it is over.
+// TestBurst shows that what a burst of work used is let go once it is over, or
+// goes on with less.
 func TestBurst(t *testing.T) {
+	for name, p := range map[string]pace{
+		"quiet": {period: time.Hour, quiet: time.Second, pause: time.Second, breath: time.Hour},
+		"busy":  {period: time.Hour, quiet: time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) { testBurst(t, p, name == "busy") })
+	}
+}
+
+func testBurst(t *testing.T, p pace, busy bool) {
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() {
-		if err := run(ctx, pace{settle: 0, period: time.Hour, quiet: time.Second, pause: time.Second}); err != nil {
+		if err := run(ctx, p); err != nil {
 			t.Error(err)
 		}
 	})
@@ -70,6 +83,9 @@ func TestBurst(t *testing.T) {
 			t.Fatalf("%d kB of %d are still resident", resident(t, "RssAnon:"), before)
 		}
 		<-time.After(100 * time.Millisecond)
+		if busy {
+			goruntime.GC()
+		}
 	}
 }
 

@@ -38,6 +38,8 @@ type wiring struct {
 	gateway netip.Addr
 	source  netip.Addr // preferred source towards pods; invalid leaves it to the kernel
 	mtu     int
+	// loopback lets packets of 127.0.0.0/8 pass pods' links.
+	loopback bool
 }
 
 // attach joins the sandbox to the node by a veth pair: routed, not bridged.
@@ -113,9 +115,19 @@ func (w *wiring) configureHost(index int, rec *record) error {
 	if err := netlink.RouteReplace(route); err != nil {
 		return fmt.Errorf("add pod route: %w", err)
 	}
-	// Answers to connections made to 127.0.0.1 (host ports, node ports) come
-	// back through this link; the rules drop what was not asked for.
-	return writeSysctl("net/ipv4/conf/"+rec.HostLink+"/route_localnet", "1")
+	return w.routeLoopback(rec)
+}
+
+// routeLoopback is for connections made to 127.0.0.1 (host ports, node ports),
+// whose answers come back through the pod's link. Only where rules drop what
+// was not asked for: a pod could reach the node's own loopback otherwise
+// (CVE-2020-8558).
+func (w *wiring) routeLoopback(rec *record) error {
+	value := "0"
+	if w.loopback {
+		value = "1"
+	}
+	return writeSysctl("net/ipv4/conf/"+rec.HostLink+"/route_localnet", value)
 }
 
 // detach removes the pair; the pod's end and the node's route go with it.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -34,7 +35,10 @@ type Config struct {
 	NodeIP    netip.Addr
 	MTU       int // of pods' links
 	HostPorts HostPorts
-	Logger    *slog.Logger
+	// LoopbackPorts tells that rules lead connections to 127.0.0.1 to pods, and
+	// drop what pods send there unasked.
+	LoopbackPorts bool
+	Logger        *slog.Logger
 }
 
 // Server is the agent's side of the CNI.
@@ -63,7 +67,7 @@ func New(cfg Config) *Server {
 // whose sandbox is gone together with links nobody remembers, and publishes the
 // host ports of the living again.
 func (s *Server) Open() error {
-	s.wiring = wiring{mtu: s.cfg.MTU}
+	s.wiring = wiring{mtu: s.cfg.MTU, loopback: s.cfg.LoopbackPorts}
 	if localAddress(s.cfg.NodeIP) {
 		s.wiring.source = s.cfg.NodeIP
 	}
@@ -82,9 +86,14 @@ func (s *Server) Open() error {
 			if err := s.remove(rec.ID); err != nil {
 				return err
 			}
-		} else {
-			s.cfg.HostPorts.Adopt(rec.ID, rec.Addr, rec.Ports)
+			continue
 		}
+		// The mode may be another now. A link that is not there was not made
+		// before the process died; the runtime will ask again.
+		if err := s.wiring.routeLoopback(rec); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		s.cfg.HostPorts.Adopt(rec.ID, rec.Addr, rec.Ports)
 	}
 	return s.removeStrayLinks()
 }

@@ -2,39 +2,35 @@ package overlay
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"sync"
 	"time"
 
-	"github.com/go-logr/logr"
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/cache"
-	"k8s.io/klog/v2"
+	"orch/internal/podnet"
 )
 
 // Overlay keeps the ways to the pods of all other nodes.
 type Overlay struct {
 	self   string // this node's name
 	device *Device
-	client kubernetes.Interface
+	open   func(context.Context) (io.ReadCloser, error) // a stream of podnet.Path
 	log    *slog.Logger
 	wake   chan struct{} // holds one token when there is work
 
-	mu     sync.Mutex      // guards what follows
-	peers  map[string]Peer // by node
-	listed bool            // peers is complete
+	mu     sync.Mutex             // guards what follows
+	peers  map[string]podnet.Peer // by node
+	listed bool                   // peers is complete
 
 	applied *entries // what the kernel holds; nil: not known. Run's alone.
 }
 
-// New returns the overlay of the node self; Run makes it work.
-func New(self string, device *Device, client kubernetes.Interface, log *slog.Logger) *Overlay {
-	return &Overlay{self: self, device: device, client: client, log: log, wake: make(chan struct{}, 1), peers: make(map[string]Peer)}
+// New returns the overlay of the node self; open gives a server's stream of
+// podnet.Path. Run makes it work.
+func New(self string, device *Device, open func(context.Context) (io.ReadCloser, error), log *slog.Logger) *Overlay {
+	return &Overlay{self: self, device: device, open: open, log: log, wake: make(chan struct{}, 1), peers: make(map[string]podnet.Peer)}
 }
 
 // Retries after a failure wait this long, doubling up to the second.
@@ -99,73 +95,40 @@ func (o *Overlay) sync() error {
 	return nil
 }
 
-// follow keeps peers up to date.
+// follow keeps peers up to date. While no server tells of any, the ways stay as
+// they are.
 func (o *Overlay) follow(ctx context.Context) {
-	ctx = klog.NewContext(ctx, logr.FromSlogHandler(o.log.Handler()))
-	nodes := o.client.CoreV1().Nodes()
-	source := &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			return nodes.List(ctx, options)
-		},
-		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-			return nodes.Watch(ctx, options)
-		},
-	}
-	cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(source, o.client), &corev1.Node{}, feed{o},
-		cache.ReflectorOptions{Name: "overlay"}).RunWithContext(ctx)
-}
-
-// feed takes the reflector's deliveries.
-type feed struct{ o *Overlay }
-
-func (f feed) Add(object any) error    { f.set(object.(*corev1.Node)); return nil }
-func (f feed) Update(object any) error { f.set(object.(*corev1.Node)); return nil }
-func (f feed) Resync() error           { return nil }
-
-func (f feed) Delete(object any) error {
-	if lost, ok := object.(cache.DeletedFinalStateUnknown); ok {
-		object = lost.Obj
-	}
-	f.o.mu.Lock()
-	defer f.o.mu.Unlock()
-	delete(f.o.peers, object.(*corev1.Node).Name)
-	f.o.changed()
-	return nil
-}
-
-// Replace takes a whole new list: what is not in it is forgotten.
-func (f feed) Replace(objects []any, _ string) error {
-	peers := make(map[string]Peer, len(objects))
-	for _, object := range objects {
-		n := object.(*corev1.Node)
-		if p, ok := peerOf(n); ok && n.Name != f.o.self {
-			peers[n.Name] = p
+	for delay := retryFirst; ; delay = min(2*delay, retryMax) {
+		err := podnet.Follow(ctx, o.open, func(u podnet.Update) {
+			delay = retryFirst
+			o.take(u)
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		o.log.Debug("no word of other nodes, will ask again", "error", err, "after", delay)
+		select {
+		case <-ctx.Done():
+			return
+		// Spread, for a server that went has left many nodes at once.
+		case <-time.After(delay/2 + rand.N(delay)):
 		}
 	}
-	f.o.mu.Lock()
-	defer f.o.mu.Unlock()
-	f.o.peers, f.o.listed = peers, true
-	f.o.changed()
-	return nil
 }
 
-// set notes one node; most changes of nodes change nothing here.
-func (f feed) set(n *corev1.Node) {
-	if n.Name == f.o.self {
-		return
+// take notes an update.
+func (o *Overlay) take(u podnet.Update) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if u.Whole {
+		o.peers, o.listed = make(map[string]podnet.Peer, len(u.Peers)), true
 	}
-	p, ok := peerOf(n)
-	f.o.mu.Lock()
-	defer f.o.mu.Unlock()
-	if old, known := f.o.peers[n.Name]; known == ok && old == p {
-		return
+	maps.Copy(o.peers, u.Peers)
+	for _, node := range u.Gone {
+		delete(o.peers, node)
 	}
-	if ok {
-		f.o.peers[n.Name] = p
-	} else {
-		delete(f.o.peers, n.Name)
-	}
-	f.o.changed()
+	delete(o.peers, o.self)
+	o.changed()
 }
 
 // changed wakes Run. Call with mu held.

@@ -2,8 +2,11 @@ package overlay
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -14,9 +17,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/fake"
+
+	"orch/internal/podnet"
 )
 
 const insideEnv = "ORCH_TEST_INSIDE"
@@ -86,7 +88,7 @@ func otherNode(t *testing.T) net.Listener {
 	address(t, "eth0", there)
 	device := &Device{Name: "vx", Addr: there, Range: farRange, MTU: 1450}
 	must(t, device.ensure())
-	must(t, device.apply(newEntries(), plan(map[string]Peer{"here": {here, hereRange}})))
+	must(t, device.apply(newEntries(), plan(map[string]podnet.Peer{"here": {Addr: here, Range: hereRange}})))
 	listener, err := net.Listen("tcp", farRange.Addr().String()+":0")
 	must(t, err)
 	must(t, netns.Set(home))
@@ -104,16 +106,39 @@ func address(t *testing.T, name string, addr netip.Addr) {
 	must(t, netlink.LinkSetUp(link))
 }
 
-// running starts an overlay here; the function ends it.
-func running(t *testing.T, client kubernetes.Interface) (device *Device, stop func()) {
+// running starts an overlay here, which hears of nodes from feed; the function
+// ends it.
+func running(t *testing.T, feed *podnet.Feed) (device *Device, stop func()) {
 	t.Helper()
 	device = &Device{Name: LinkName, Addr: here, Range: hereRange, MTU: 1450}
-	o := New("here", device, client, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	o := New("here", device, opener(feed), slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- o.Run(ctx) }()
 	return device, func() { cancel(); must(t, <-done) }
 }
+
+// opener opens streams of feed, without a network.
+func opener(feed *podnet.Feed) func(context.Context) (io.ReadCloser, error) {
+	return func(ctx context.Context) (io.ReadCloser, error) {
+		out, in := io.Pipe()
+		go func() {
+			feed.ServeHTTP(&piped{header: http.Header{}, to: in}, httptest.NewRequestWithContext(ctx, http.MethodGet, podnet.Path, nil))
+			in.Close()
+		}()
+		return out, nil
+	}
+}
+
+type piped struct {
+	header http.Header
+	to     io.Writer
+}
+
+func (p *piped) Header() http.Header            { return p.header }
+func (p *piped) WriteHeader(int)                {}
+func (p *piped) Write(data []byte) (int, error) { return p.to.Write(data) }
+func (p *piped) Flush()                         {}
 
 func linkExists() bool { _, err := netlink.LinkByName(LinkName); return err == nil }
 
@@ -134,12 +159,13 @@ func TestOverlay(t *testing.T) {
 		return
 	}
 	listener := otherNode(t)
-	client := fake.NewClientset(testNode("here", hereRange.String(), here.String()))
-	nodes := client.CoreV1().Nodes()
-	_, stop := running(t, client)
+	feed := podnet.NewFeed()
+	feed.OnNode(nil, testNode("here", hereRange.String(), here.String()), false)
+	feed.Known()
+	_, stop := running(t, feed)
 
-	_, err := nodes.Create(t.Context(), testNode("there", farRange.String(), there.String()), metav1.CreateOptions{})
-	must(t, err)
+	other := testNode("there", farRange.String(), there.String())
+	feed.OnNode(nil, other, false)
 	var source net.Addr
 	eventually(t, "a connection to the other node's range", func() bool {
 		conn, err := net.DialTimeout("tcp", listener.Addr().String(), time.Second)
@@ -158,15 +184,15 @@ func TestOverlay(t *testing.T) {
 	before, err := netlink.LinkByName(LinkName)
 	must(t, err)
 	stray := &Device{Name: LinkName, link: before}
-	must(t, stray.apply(newEntries(), plan(map[string]Peer{"gone": {netip.MustParseAddr("192.0.2.9"), netip.MustParsePrefix("10.42.9.0/24")}})))
-	_, stop = running(t, client)
+	must(t, stray.apply(newEntries(), plan(map[string]podnet.Peer{"gone": {Addr: netip.MustParseAddr("192.0.2.9"), Range: netip.MustParsePrefix("10.42.9.0/24")}})))
+	_, stop = running(t, feed)
 	eventually(t, "removal of a stray route", func() bool { return len(held(t).routes) == 1 })
 	eventually(t, "removal of a stray forwarding entry", func() bool { return len(held(t).forwards) == 1 })
 	if after, err := netlink.LinkByName(LinkName); err != nil || after.Attrs().Index != before.Attrs().Index {
 		t.Errorf("the link was not taken over: %v", err)
 	}
 
-	must(t, nodes.Delete(t.Context(), "there", metav1.DeleteOptions{}))
+	feed.OnNode(other, other, true)
 	eventually(t, "removal of the node's entries", func() bool {
 		e := held(t)
 		return len(e.routes)+len(e.neighbours)+len(e.forwards) == 0
@@ -174,7 +200,7 @@ func TestOverlay(t *testing.T) {
 	stop()
 
 	// Alone again: the next start removes the link.
-	_, stop = running(t, client)
+	_, stop = running(t, feed)
 	eventually(t, "removal of the link", func() bool { return !linkExists() })
 	stop()
 }

@@ -6,28 +6,8 @@ import (
 	"net"
 	"net/netip"
 
-	corev1 "k8s.io/api/core/v1"
+	"orch/internal/podnet"
 )
-
-// Peer is another node as the overlay sees it.
-type Peer struct {
-	Addr  netip.Addr   // where its VXLAN packets go
-	Range netip.Prefix // of its pods
-}
-
-// peerOf reads a node; ok is false while it has no address or no range.
-func peerOf(n *corev1.Node) (p Peer, ok bool) {
-	prefix, err := netip.ParsePrefix(n.Spec.PodCIDR)
-	if err != nil || !prefix.Addr().Is4() {
-		return Peer{}, false
-	}
-	for _, a := range n.Status.Addresses {
-		if addr, err := netip.ParseAddr(a.Address); a.Type == corev1.NodeInternalIP && err == nil && addr.Is4() {
-			return Peer{Addr: addr, Range: prefix.Masked()}, true
-		}
-	}
-	return Peer{}, false
-}
 
 // hardwareAddr is six bytes that can be compared.
 type hardwareAddr [6]byte
@@ -58,7 +38,7 @@ func newEntries() entries {
 
 // plan gives the entries that lead to the peers. The tunnel address of a node
 // is the first of its range (the network's own, which no pod gets).
-func plan(peers map[string]Peer) entries {
+func plan(peers map[string]podnet.Peer) entries {
 	e := newEntries()
 	for _, p := range peers {
 		mac := tunnelMAC(p.Addr)

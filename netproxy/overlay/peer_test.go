@@ -7,6 +7,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"orch/internal/podnet"
 )
 
 func testNode(name, podCIDR string, addresses ...string) *corev1.Node {
@@ -15,25 +17,6 @@ func testNode(name, podCIDR string, addresses ...string) *corev1.Node {
 		n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a})
 	}
 	return n
-}
-
-func TestPeerOf(t *testing.T) {
-	for _, tt := range []struct {
-		name string
-		node *corev1.Node
-		want Peer
-		ok   bool
-	}{
-		{"whole", testNode("b", "10.42.1.0/24", "192.0.2.2"), Peer{netip.MustParseAddr("192.0.2.2"), netip.MustParsePrefix("10.42.1.0/24")}, true},
-		{"the first IPv4 address counts", testNode("b", "10.42.1.0/24", "fd00::1", "192.0.2.2", "192.0.2.3"), Peer{netip.MustParseAddr("192.0.2.2"), netip.MustParsePrefix("10.42.1.0/24")}, true},
-		{"no range yet", testNode("b", "", "192.0.2.2"), Peer{}, false},
-		{"no address yet", testNode("b", "10.42.1.0/24"), Peer{}, false},
-		{"IPv6 range", testNode("b", "fd00::/64", "192.0.2.2"), Peer{}, false},
-	} {
-		if got, ok := peerOf(tt.node); got != tt.want || ok != tt.ok {
-			t.Errorf("%s: got %v, %v", tt.name, got, ok)
-		}
-	}
 }
 
 func TestDifference(t *testing.T) {
@@ -49,8 +32,8 @@ func TestDifference(t *testing.T) {
 // A node that got a new address keeps its range: the entries of the old address
 // go, and the neighbour is replaced, not removed.
 func TestAddressChanges(t *testing.T) {
-	before := plan(map[string]Peer{"b": {netip.MustParseAddr("192.0.2.2"), netip.MustParsePrefix("10.42.1.0/24")}})
-	after := plan(map[string]Peer{"b": {netip.MustParseAddr("192.0.2.9"), netip.MustParsePrefix("10.42.1.0/24")}})
+	before := plan(map[string]podnet.Peer{"b": {Addr: netip.MustParseAddr("192.0.2.2"), Range: netip.MustParsePrefix("10.42.1.0/24")}})
+	after := plan(map[string]podnet.Peer{"b": {Addr: netip.MustParseAddr("192.0.2.9"), Range: netip.MustParsePrefix("10.42.1.0/24")}})
 	if set, remove := difference(before.routes, after.routes); len(set)+len(remove) > 0 {
 		t.Errorf("routes: set %v, remove %v", set, remove)
 	}

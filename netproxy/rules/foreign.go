@@ -24,10 +24,10 @@ const (
 // reloaded in many small steps.
 const quiet = 500 * time.Millisecond
 
-// WatchForeign calls changed after another program has changed the machine's
+// Watch calls changed after another program has changed the machine's
 // rules, until ctx ends. The kernel tells of nftables alone; where rules are
 // kept by iptables-legacy it never calls.
-func (t *IPTables) WatchForeign(ctx context.Context, changed func()) error {
+func (t *IPTables) Watch(ctx context.Context, changed func()) error {
 	return watchForeign(ctx, t.own.has, changed)
 }
 

@@ -350,9 +350,9 @@ func (n *NFTables) Repair(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// WatchForeign calls changed after rules of the machine have changed, by
+// Watch calls changed after rules of the machine have changed, by
 // whomever, until ctx ends.
-func (n *NFTables) WatchForeign(ctx context.Context, changed func()) error {
+func (n *NFTables) Watch(ctx context.Context, changed func()) error {
 	return watchForeign(ctx, func(int) bool { return false }, changed)
 }
 

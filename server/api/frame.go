@@ -2,6 +2,7 @@ package api
 
 import (
 	"sync"
+	"unique"
 	"weak"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -16,6 +17,10 @@ type encodingKey struct {
 	event string
 	prior bool
 }
+
+// frameKey is an encodingKey that costs one word to compare and none to pass on:
+// each watcher looks for each event's frame.
+type frameKey = unique.Handle[encodingKey]
 
 // cell holds an encoded frame for as long as watchers are busy writing it. The
 // history keeps events for minutes; if it kept their encodings too, they would

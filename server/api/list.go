@@ -19,7 +19,7 @@ import (
 )
 
 // flushSize is how much of a list is encoded before it is written out.
-const flushSize = 64 * 1024
+const flushSize = 4 * piece
 
 // answerList writes a page of objects without building a list object of it.
 func (s *Server) answerList(w http.ResponseWriter, r *http.Request, q *request, a accept, page *registry.ListResult) error {
@@ -97,10 +97,9 @@ func encodeJSONList(out io.Writer, gvk schema.GroupVersionKind, meta *metav1.Lis
 			return err
 		}
 		if buf.Len() >= flushSize {
-			if _, err := out.Write(buf.Bytes()); err != nil {
+			if _, err := out.Write(buf.Next(flushSize)); err != nil {
 				return nil // the client is gone
 			}
-			buf.Reset()
 		}
 	}
 	buf.WriteString("]}\n")
@@ -137,10 +136,9 @@ func writeProtobufList(w http.ResponseWriter, r *http.Request, gvk schema.GroupV
 			panic(err) // the header is out: only breaking off tells the client
 		}
 		if buf.Len() >= flushSize {
-			if _, err := out.Write(buf.Bytes()); err != nil {
+			if _, err := out.Write(buf.Next(flushSize)); err != nil {
 				return nil
 			}
-			buf.Reset()
 		}
 	}
 	buf.Write(envelopeEnd)

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"time"
+	"unique"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -26,7 +27,27 @@ type watcher struct {
 	a       accept
 	table   *metav1.TableOptions
 	encoded encodingKey
+	keys    map[look]frameKey
 	buf     *bytes.Buffer // while there is something to send
+}
+
+// look is how an event looks to a watch; see registry.WatchEvent.
+type look struct {
+	event string
+	prior bool
+}
+
+// key names the frame of an event in this watch's representation.
+func (c *watcher) key(event *registry.WatchEvent) frameKey {
+	l := look{event.Type, event.Prior}
+	k, ok := c.keys[l]
+	if !ok {
+		named := c.encoded
+		named.event, named.prior = l.event, l.prior
+		k = unique.Make(named)
+		c.keys[l] = k
+	}
+	return k
 }
 
 func (s *Server) watch(w http.ResponseWriter, r *http.Request, q *request) error {
@@ -56,7 +77,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, q *request) error
 	}
 	defer events.Stop()
 	defer s.metrics.watching(q)()
-	watcher := &watcher{q: q, a: a, table: table}
+	watcher := &watcher{q: q, a: a, table: table, keys: map[look]frameKey{}}
 	watcher.encoded = encodingKey{media: a.media, as: a.as, kind: q.res.GVK()}
 	if wsstream.IsWebSocketRequest(r) {
 		return watcher.serveWebSocket(ctx, w, r, events)
@@ -84,7 +105,7 @@ func (c *watcher) serve(ctx context.Context, w http.ResponseWriter, events *regi
 	flusher := http.NewResponseController(w)
 	flusher.Flush()
 	c.run(ctx, events, func(frames []byte) error {
-		if _, err := w.Write(frames); err != nil {
+		if _, err := writePieces(w, frames); err != nil {
 			return err
 		}
 		return flusher.Flush()
@@ -95,13 +116,29 @@ func (c *watcher) serve(ctx context.Context, w http.ResponseWriter, events *regi
 // chunk is about how much is sent at once.
 const chunk = 64 << 10
 
+// gather is how long a watch that has just sent twice waits for more events. In
+// a storm of writes each watch would else wake up for every few of them, and
+// waking, framing, encrypting and the system call cost more than the events. The
+// first events after a quiet time wait for nobody.
+const gather = 10 * time.Millisecond
+
 // run pulls batches of events and sends their frames together.
 func (c *watcher) run(ctx context.Context, events *registry.Watch, send func(frames []byte) error) {
-	for {
+	pause := time.NewTimer(gather)
+	defer pause.Stop()
+	for sent := (time.Time{}); ; {
 		batch, err := events.Next(ctx)
 		if c.sendBatch(ctx, batch, err, send) != nil {
 			return
 		}
+		if time.Since(sent) < gather {
+			pause.Reset(gather)
+			select {
+			case <-pause.C:
+			case <-ctx.Done():
+			}
+		}
+		sent = time.Now()
 	}
 }
 
@@ -139,9 +176,7 @@ func (c *watcher) append(event *registry.WatchEvent) error {
 	if event.Event == nil || c.a.as.Kind == "Table" {
 		return c.appendFrame(c.buf, event.Type, event.Object)
 	}
-	key := c.encoded
-	key.event, key.prior = event.Type, event.Prior
-	cell := event.Event.Memo.Get(key, func() any { return new(cell) }).(*cell)
+	cell := event.Event.Memo.Get(c.key(event), func() any { return new(cell) }).(*cell)
 	frame, err := cell.get(func() ([]byte, error) {
 		buf := getBuffer()
 		defer putBuffer(buf)

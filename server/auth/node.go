@@ -9,6 +9,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/fields"
+
+	"orch/internal/podnet"
 )
 
 // Nodes lets each node read and write what belongs to it: its own Node and
@@ -24,7 +26,8 @@ type Nodes struct {
 
 // NewNodes looks claims, volumes and accounts up in objects.
 func NewNodes(objects Objects) *Nodes {
-	return &Nodes{objects: objects, rules: nodeRules(), pods: make(map[string]map[objectKey]*corev1.Pod)}
+	own := rbacv1.PolicyRule{Verbs: []string{"get"}, NonResourceURLs: []string{podnet.Path}} // not Kubernetes'
+	return &Nodes{objects: objects, rules: append(nodeRules(), own), pods: make(map[string]map[objectKey]*corev1.Pod)}
 }
 
 // OnPod takes notice of a change.

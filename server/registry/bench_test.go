@@ -2,6 +2,7 @@ package registry
 
 import (
 	"fmt"
+	"reflect"
 	"sync/atomic"
 	"testing"
 
@@ -132,5 +133,29 @@ func BenchmarkOwnCreate(b *testing.B) {
 				manage()
 			}
 		})
+	}
+}
+
+func BenchmarkPatchLabel(b *testing.B) {
+	f := newFixture(b)
+	for i := range 100 {
+		create(f, benchPod(fmt.Sprint("p", i)))
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		body := fmt.Appendf(nil, `{"metadata":{"labels":{"n":"%d"}}}`, i)
+		if _, _, err := f.Patch(f.ctx, f.pods, "", "default", fmt.Sprint("p", i%100), types.StrategicMergePatchType, body, nil); err != nil {
+			b.Error(err)
+		}
+	}
+}
+
+func BenchmarkShare(b *testing.B) {
+	first, second := benchPod("a"), benchPod("b")
+	second.Spec.Volumes[0].Name, second.Spec.Containers[0].VolumeMounts[0].Name = "other", "other"
+	b.ReportAllocs()
+	for b.Loop() {
+		shallow := *second
+		share(reflect.ValueOf(&shallow).Elem(), reflect.ValueOf(first).Elem())
 	}
 }

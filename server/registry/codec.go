@@ -31,6 +31,7 @@ type codec struct {
 	byPrefix map[string]*entry            // storage entries by first key segment
 	byKind   map[string]map[string]*entry // first key segment, then "group/version/Kind"
 	sealer   Encryption
+	siblings siblings
 }
 
 func newCodec(entries map[*Resource]*entry, sealer Encryption) *codec {
@@ -123,6 +124,10 @@ func (c *codec) Decode(key string, value []byte, revision int64) (any, error) {
 	if e.Default != nil {
 		e.Default(obj)
 	}
+	c.siblings.share(obj)
+	if revision == 0 { // it will be stamped when it is applied
+		return obj, nil
+	}
 	c.Stamp(obj, revision)
 	return obj, nil
 }
@@ -160,10 +165,11 @@ func (c *codec) unmarshal(e *entry, segment string, value []byte) (Object, error
 	return obj, nil
 }
 
-// Stamp implements store.Codec.
+// Stamp implements store.Codec. It is the last change that an object sees.
 func (c *codec) Stamp(object any, revision int64) {
 	if obj, ok := object.(Object); ok {
 		obj.SetResourceVersion(strconv.FormatInt(revision, 10))
+		c.siblings.remember(obj)
 	}
 }
 
@@ -174,7 +180,7 @@ func (c *codec) Tombstone(last any, revision int64) any {
 		return last
 	}
 	dead := shallowCopy(obj)
-	c.Stamp(dead, revision)
+	dead.SetResourceVersion(strconv.FormatInt(revision, 10))
 	return dead
 }
 

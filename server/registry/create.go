@@ -132,6 +132,7 @@ func (r *Registry) insertOnce(ctx context.Context, e *entry, obj Object, dryRun 
 	if err := e.validateCreate(ctx, obj); err != nil {
 		return nil, err
 	}
+	r.codec.siblings.share(obj)
 	key := e.key(obj.GetNamespace(), obj.GetName())
 	out, err := r.put(ctx, e, key, obj, nil, store.Absent, dryRun, riders...)
 	if riderMoved(err, riders) {

@@ -28,7 +28,7 @@ func diffFields(p *fieldPlan, before, after any) (changed, removed *fieldTree, o
 // compare takes an invalid Value for an absent side; a nil pointer, map or
 // slice is a present null.
 func (d *fieldDiff) compare(p *fieldPlan, l, r reflect.Value) (changed, removed *fieldTree) {
-	if !l.IsValid() && !r.IsValid() {
+	if l.IsValid() == r.IsValid() && (!l.IsValid() || identical(l, r)) {
 		return nil, nil
 	}
 	var found bool

@@ -45,6 +45,15 @@ type planField struct {
 	plan      *fieldPlan
 }
 
+// field finds a field by its name in JSON, nil when there is none.
+func (p *fieldPlan) field(name string) *planField {
+	i, ok := slices.BinarySearchFunc(p.fields, "f:"+name, func(f planField, name string) int { return strings.Compare(f.name, name) })
+	if !ok {
+		return nil
+	}
+	return &p.fields[i]
+}
+
 type planKey struct {
 	name     string // as JSON: `"containerPort":`
 	field    planField

@@ -115,7 +115,7 @@ func (w *ownerUpdate) run() ([]metav1.ManagedFieldsEntry, bool) {
 		if entry.FieldsType != "FieldsV1" || entry.FieldsV1 == nil || entry.APIVersion != w.self.APIVersion {
 			return nil, false
 		}
-		had, err := parseFieldsV1(entry.FieldsV1.GetRawString())
+		had, err := w.fields.parse(entry.FieldsV1.GetRawBytes())
 		if err != nil {
 			return nil, false
 		}
@@ -147,11 +147,17 @@ func (w *ownerUpdate) run() ([]metav1.ManagedFieldsEntry, bool) {
 }
 
 // fieldSets shares equal field sets between objects: those of one workload own
-// the same fields, and a set is as large as the rest of a small object. What it
-// gives out is immutable.
+// the same fields, and a set is as large as the rest of a small object, and as
+// costly to parse. What it gives out is immutable.
 type fieldSets struct {
 	mu    sync.Mutex
-	known map[string]*metav1.FieldsV1 // guarded by mu
+	known map[string]fieldSet // by their JSON; guarded by mu
+}
+
+// fieldSet is a set in both of its forms.
+type fieldSet struct {
+	encoded *metav1.FieldsV1
+	tree    *fieldTree
 }
 
 // maxFieldSets bounds what is remembered; then it begins anew.
@@ -162,16 +168,38 @@ func (s *fieldSets) encode(t *fieldTree) *metav1.FieldsV1 {
 	raw := t.appendJSON(space[:0])
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if f := s.known[string(raw)]; f != nil {
-		return f
+	if set, ok := s.known[string(raw)]; ok {
+		return set.encoded
 	}
+	return s.remember(string(raw), t).encoded
+}
+
+func (s *fieldSets) parse(encoded []byte) (*fieldTree, error) {
+	s.mu.Lock()
+	set, ok := s.known[string(encoded)]
+	s.mu.Unlock()
+	if ok {
+		return set.tree, nil
+	}
+	raw := string(encoded)
+	t, err := parseFieldsV1(raw)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.remember(raw, t).tree, nil
+}
+
+// remember is called with mu held.
+func (s *fieldSets) remember(raw string, t *fieldTree) fieldSet {
 	if s.known == nil || len(s.known) >= maxFieldSets {
-		s.known = make(map[string]*metav1.FieldsV1)
+		s.known = make(map[string]fieldSet)
 	}
-	f := &metav1.FieldsV1{}
-	f.SetRawBytes(raw)
-	s.known[string(raw)] = f
-	return f
+	set := fieldSet{encoded: &metav1.FieldsV1{}, tree: t}
+	set.encoded.SetRawString(raw)
+	s.known[raw] = set
+	return set
 }
 
 // compareOwners is the order in which managedFields are kept.

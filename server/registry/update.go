@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -298,7 +299,8 @@ func (r *Registry) carryOver(ctx context.Context, e *entry, view *View, obj, old
 	} else if view.Prepare != nil {
 		view.Prepare(ctx, obj, old)
 	}
-	if e.Spec != nil && !apiequality.Semantic.DeepEqual(e.Spec(obj), e.Spec(old)) {
+	share(reflect.ValueOf(obj).Elem(), reflect.ValueOf(old).Elem())
+	if e.Spec != nil && !sameSpec(e.Spec(obj), e.Spec(old)) {
 		obj.SetGeneration(old.GetGeneration() + 1)
 	}
 	if obj.GetUID() == "" {
@@ -314,6 +316,10 @@ func (r *Registry) carryOver(ctx context.Context, e *entry, view *View, obj, old
 		obj.SetDeletionGracePeriodSeconds(grace)
 	}
 	return nil
+}
+
+func sameSpec(a, b any) bool {
+	return identical(reflect.ValueOf(a), reflect.ValueOf(b)) || apiequality.Semantic.DeepEqual(a, b)
 }
 
 func (e *entry) validateUpdate(ctx context.Context, view *View, obj, old Object) error {

@@ -78,11 +78,21 @@ func (c *cluster) affinityOf(p *pod, attempt int) *affinityState {
 	s.anti = c.terms(p.antiAffinity, attempt)
 	s.first = len(p.affinity) > 0
 	for i := range p.affinity {
-		s.first = s.first && s.affinity[i].counter.total == 0 && p.affinity[i].matches(p.Pod, c.namespaceLabels)
+		s.first = s.first && s.affinity[i].nobody() && p.affinity[i].matches(p.Pod, c.namespaceLabels)
 	}
 	s.addPreferences(c.terms(p.preferredAffinity, attempt), 1)
 	s.addPreferences(c.terms(p.preferredAntiAffinity, attempt), -1)
 	return s
+}
+
+// nobody tells whether no pod matches on any node that has the topology's label.
+func (t *term) nobody() bool {
+	for _, count := range t.counter.byValue(t.topologyKey) {
+		if count > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func (s *affinityState) existing(t *existingTerm, at pair, count int64) {
@@ -136,6 +146,9 @@ func (s *affinityState) refuse(n *node) *refusal {
 		if value, ok := n.Labels[t.topologyKey]; ok && t.counter.byValue(t.topologyKey)[value] > 0 {
 			return refused("node(s) didn't match pod anti-affinity rules")
 		}
+	}
+	if len(s.forbidden) == 0 { // cheaper than to begin the loop, and asked for each node
+		return nil
 	}
 	for at := range s.forbidden {
 		if value, ok := n.Labels[at.key]; ok && value == at.value {

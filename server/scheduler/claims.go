@@ -3,11 +3,13 @@ package scheduler
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"orch/server/controllers/volumes"
 	"orch/server/registry"
 )
 
@@ -18,9 +20,19 @@ const (
 	selectedNode  = "volume.kubernetes.io/selected-node"
 )
 
-// Claims checks that the pod's volume claims exist and are bound, or wait for a
-// node.
-func (d *RegistryDoor) Claims(p *corev1.Pod) string {
+// ClaimState is what a pod's volume claims mean for where it may run.
+type ClaimState struct {
+	Problem   string                      // why it may run nowhere
+	Exclusive []string                    // claims for one pod alone, as namespace/name
+	Refuse    func(n *corev1.Node) string // why it may not run on n; nil: any node will do
+}
+
+// Claims looks up the pod's volume claims: they must exist and be bound, or wait
+// for a node that a suitable volume can be reached from or made for.
+func (d *RegistryDoor) Claims(p *corev1.Pod) (state ClaimState) {
+	var fixed []*corev1.PersistentVolume
+	var late []lateClaim
+	missing := false
 	for i := range p.Spec.Volumes {
 		volume := &p.Spec.Volumes[i]
 		name := claimName(p, volume)
@@ -28,18 +40,95 @@ func (d *RegistryDoor) Claims(p *corev1.Pod) string {
 			continue
 		}
 		claim, err := registry.Of[*corev1.PersistentVolumeClaim](d.registry).Get(p.Namespace, name)
+		var class *storagev1.StorageClass
+		if err == nil && !bound(claim) {
+			class = d.lateClass(claim)
+		}
 		switch {
 		case err != nil && volume.Ephemeral != nil:
-			return fmt.Sprintf("waiting for ephemeral volume controller to create the persistentvolumeclaim %q", name)
+			state.Problem = fmt.Sprintf("waiting for ephemeral volume controller to create the persistentvolumeclaim %q", name)
 		case err != nil:
-			return fmt.Sprintf("persistentvolumeclaim %q not found", name)
+			state.Problem = fmt.Sprintf("persistentvolumeclaim %q not found", name)
+		case volume.Ephemeral != nil && !metav1.IsControlledBy(claim, p):
+			state.Problem = fmt.Sprintf("PVC %s/%s was not created for pod %s/%s (pod is not owner)", claim.Namespace, claim.Name, p.Namespace, p.Name)
+		case claim.Status.Phase == corev1.ClaimLost:
+			state.Problem = fmt.Sprintf("persistentvolumeclaim %q bound to non-existent persistentvolume %q", name, claim.Spec.VolumeName)
 		case claim.DeletionTimestamp != nil:
-			return fmt.Sprintf("persistentvolumeclaim %q is being deleted", name)
-		case !bound(claim) && !d.waitsForNode(claim):
-			return "pod has unbound immediate PersistentVolumeClaims"
+			state.Problem = fmt.Sprintf("persistentvolumeclaim %q is being deleted", name)
+		case !bound(claim) && class == nil:
+			state.Problem = "pod has unbound immediate PersistentVolumeClaims"
+		case bound(claim):
+			v, err := registry.Of[*corev1.PersistentVolume](d.registry).Get("", claim.Spec.VolumeName)
+			fixed, missing = append(fixed, v), missing || err != nil
+		default:
+			late = append(late, lateClaim{claim, class})
+		}
+		if state.Problem != "" {
+			return state
+		}
+		if slices.Contains(claim.Spec.AccessModes, corev1.ReadWriteOncePod) {
+			state.Exclusive = append(state.Exclusive, claim.Namespace+"/"+claim.Name)
 		}
 	}
-	return ""
+	switch {
+	case missing:
+		state.Refuse = func(*corev1.Node) string { return volumeMissing }
+	case len(late) > 0:
+		state.Refuse = refuseVolumes(fixed, late, registry.Of[*corev1.PersistentVolume](d.registry).List("", nil))
+	case len(fixed) > 0:
+		state.Refuse = refuseVolumes(fixed, nil, nil)
+	}
+	return state
+}
+
+// lateClaim is a claim that is bound when its pod has a node.
+type lateClaim struct {
+	claim *corev1.PersistentVolumeClaim
+	class *storagev1.StorageClass
+}
+
+// What a node lacks of a pod's volumes, in kube-scheduler's words.
+const (
+	volumeMissing = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"
+	volumeFar     = "node(s) didn't match PersistentVolume's node affinity"
+	volumeNone    = "node(s) didn't find available persistent volumes to bind"
+)
+
+// refuseVolumes checks nodes against the volumes that claims are bound to, and
+// those of all that could be had for claims that are not.
+func refuseVolumes(fixed []*corev1.PersistentVolume, late []lateClaim, all []*corev1.PersistentVolume) func(*corev1.Node) string {
+	return func(n *corev1.Node) string {
+		for _, v := range fixed {
+			if !volumes.Reachable(v, n) {
+				return volumeFar
+			}
+		}
+		free := slices.Clone(all)
+		for _, l := range late {
+			if v := volumes.Match(l.claim, free, n, false); v != nil {
+				free = slices.DeleteFunc(free, func(o *corev1.PersistentVolume) bool { return o == v })
+			} else if !provisions(l.class, n) {
+				return volumeNone
+			}
+		}
+		return ""
+	}
+}
+
+// provisions tells whether somebody makes volumes of the class for the node.
+func provisions(class *storagev1.StorageClass, n *corev1.Node) bool {
+	if class.Provisioner == "kubernetes.io/no-provisioner" {
+		return false
+	}
+	for _, term := range class.AllowedTopologies {
+		suits := !slices.ContainsFunc(term.MatchLabelExpressions, func(r corev1.TopologySelectorLabelRequirement) bool {
+			return !slices.Contains(r.Values, n.Labels[r.Key])
+		})
+		if suits {
+			return true
+		}
+	}
+	return len(class.AllowedTopologies) == 0
 }
 
 // selectNode tells the binder where the claims that wait for it will be used.
@@ -84,15 +173,18 @@ func bound(claim *corev1.PersistentVolumeClaim) bool {
 	return completed && claim.Spec.VolumeName != ""
 }
 
-// waitsForNode tells whether the claim's class binds when a pod has a node.
-func (d *RegistryDoor) waitsForNode(claim *corev1.PersistentVolumeClaim) bool {
+// lateClass is the claim's class if it binds only when a pod has a node; else nil.
+func (d *RegistryDoor) lateClass(claim *corev1.PersistentVolumeClaim) *storagev1.StorageClass {
 	name, ok := claim.Annotations[corev1.BetaStorageClassAnnotation]
 	if !ok && claim.Spec.StorageClassName != nil {
 		name = *claim.Spec.StorageClassName
 	}
 	if name == "" || claim.Spec.VolumeName != "" {
-		return false
+		return nil
 	}
 	class, err := registry.Of[*storagev1.StorageClass](d.registry).Get("", name)
-	return err == nil && class.VolumeBindingMode != nil && *class.VolumeBindingMode == storagev1.VolumeBindingWaitForFirstConsumer
+	if err != nil || class.VolumeBindingMode == nil || *class.VolumeBindingMode != storagev1.VolumeBindingWaitForFirstConsumer {
+		return nil
+	}
+	return class
 }

@@ -11,6 +11,11 @@ import (
 // node is a Node with the sum of what runs there, kept up to date pod by pod.
 type node struct {
 	*corev1.Node
+	// What every filter asks is kept here: thousands of Nodes do not stay in the
+	// processor's cache.
+	unschedulable bool
+	taints        []corev1.Taint
+
 	allocatable amounts
 	requested   amounts
 	assumed     amounts // like requested, with assumedRequests; for scores
@@ -29,6 +34,8 @@ type cluster struct {
 	counters   map[string]*counter
 	existing   map[string]*existingTerm // affinity terms of placed pods, by meaning
 	imageNodes map[string]int           // image name → nodes that have it
+	claimUsers map[string]int           // namespace/name of a volume claim → placed pods that use it
+	homeless   map[string][]*pod        // pods on nodes that are not known (any more, or yet), by node name
 	start      int                      // where the next search for nodes begins
 
 	namespaceLabels func(namespace string) labels.Set
@@ -36,7 +43,8 @@ type cluster struct {
 
 type placement struct {
 	pod  *pod
-	node *node
+	node *node  // nil: the pod is homeless
+	name string // of the node
 }
 
 func newCluster(namespaceLabels func(string) labels.Set) *cluster {
@@ -46,6 +54,8 @@ func newCluster(namespaceLabels func(string) labels.Set) *cluster {
 		counters:        map[string]*counter{},
 		existing:        map[string]*existingTerm{},
 		imageNodes:      map[string]int{},
+		claimUsers:      map[string]int{},
+		homeless:        map[string][]*pod{},
 		namespaceLabels: namespaceLabels,
 	}
 }
@@ -57,6 +67,7 @@ func (c *cluster) setNode(obj *corev1.Node) {
 		n = &node{ports: map[hostPort]int{}}
 		c.byName[obj.Name] = n
 		c.nodes = append(c.nodes, n)
+		defer c.bringHome(obj.Name)
 	}
 	if n.Node != nil && !sameLabels(n.Node.Labels, obj.Labels) {
 		for _, t := range c.counters {
@@ -66,7 +77,7 @@ func (c *cluster) setNode(obj *corev1.Node) {
 	for image := range n.images {
 		c.imageNodes[image]--
 	}
-	n.Node = obj
+	n.Node, n.unschedulable, n.taints = obj, obj.Spec.Unschedulable, obj.Spec.Taints
 	n.allocatable = amountsOf(obj.Status.Allocatable)
 	n.images = make(map[string]int64, len(obj.Status.Images))
 	for i := range obj.Status.Images {
@@ -81,7 +92,18 @@ func (c *cluster) setNode(obj *corev1.Node) {
 
 func sameLabels(a, b map[string]string) bool { return labels.Equals(a, b) }
 
-// removeNode forgets a node. Its pods stay placed until their own deletion.
+// bringHome counts the pods that were on the node before it was known: a node
+// object that was deleted and registers anew still has all its pods.
+func (c *cluster) bringHome(name string) {
+	pods := c.homeless[name]
+	delete(c.homeless, name)
+	for _, p := range pods {
+		delete(c.placed, p.UID)
+		c.place(p, name)
+	}
+}
+
+// removeNode forgets a node. Its pods are homeless until their own deletion.
 func (c *cluster) removeNode(name string) {
 	n := c.byName[name]
 	if n == nil {
@@ -93,7 +115,7 @@ func (c *cluster) removeNode(name string) {
 	}
 	c.nodes = slices.DeleteFunc(c.nodes, func(o *node) bool { return o == n })
 	for _, p := range slices.Clone(n.pods) {
-		c.unplace(p.UID)
+		c.place(p, name)
 	}
 }
 
@@ -101,10 +123,11 @@ func (c *cluster) removeNode(name string) {
 func (c *cluster) place(p *pod, name string) {
 	c.unplace(p.UID)
 	n := c.byName[name]
+	c.placed[p.UID] = placement{p, n, name}
 	if n == nil {
+		c.homeless[name] = append(c.homeless[name], p)
 		return
 	}
-	c.placed[p.UID] = placement{p, n}
 	c.count(p, n, 1)
 	n.pods = append(n.pods, p)
 }
@@ -115,6 +138,13 @@ func (c *cluster) unplace(uid types.UID) {
 		return
 	}
 	delete(c.placed, uid)
+	if was.node == nil {
+		c.homeless[was.name] = slices.DeleteFunc(c.homeless[was.name], func(o *pod) bool { return o == was.pod })
+		if len(c.homeless[was.name]) == 0 {
+			delete(c.homeless, was.name)
+		}
+		return
+	}
 	c.count(was.pod, was.node, -1)
 	was.node.pods = slices.DeleteFunc(was.node.pods, func(o *pod) bool { return o == was.pod })
 }
@@ -127,6 +157,11 @@ func (c *cluster) count(p *pod, n *node, sign int) {
 	for _, port := range p.ports {
 		if n.ports[port] += sign; n.ports[port] == 0 {
 			delete(n.ports, port)
+		}
+	}
+	for _, claim := range p.claims {
+		if c.claimUsers[claim] += sign; c.claimUsers[claim] == 0 {
+			delete(c.claimUsers, claim)
 		}
 	}
 	for _, t := range c.counters {

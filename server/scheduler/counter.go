@@ -39,6 +39,15 @@ func (c *cluster) counter(s *selection, deleting bool, attempt int) *counter {
 	return t
 }
 
+// namespaceChanged forgets what was counted by the labels of namespaces.
+func (c *cluster) namespaceChanged() {
+	for key, t := range c.counters {
+		if t.selection.namespaceSelector != nil {
+			delete(c.counters, key)
+		}
+	}
+}
+
 func (c *cluster) forgetCounters() {
 	if len(c.counters) < maxCounters {
 		return

@@ -9,6 +9,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -42,8 +43,8 @@ func NewRegistryDoor(r *registry.Registry, events record.EventRecorder) (*Regist
 	return d, nil
 }
 
-// Watch reports nodes, pods and changes of claims until ctx ends.
-func (d *RegistryDoor) Watch(ctx context.Context, nodes func(*corev1.Node, bool), pods func(*corev1.Pod, bool), claims func()) error {
+// Watch reports nodes, pods and changes of claims and namespaces until ctx ends.
+func (d *RegistryDoor) Watch(ctx context.Context, nodes func(*corev1.Node, bool), pods func(*corev1.Pod, bool), claims, namespaces func()) error {
 	group, ctx := errgroup.WithContext(ctx)
 	synced := make(chan struct{})
 	group.Go(func() error {
@@ -61,6 +62,19 @@ func (d *RegistryDoor) Watch(ctx context.Context, nodes func(*corev1.Node, bool)
 	})
 	group.Go(func() error {
 		return registry.Of[*corev1.PersistentVolumeClaim](d.registry).Watch(ctx, func(_, _ *corev1.PersistentVolumeClaim, _ bool) { claims() }, nil)
+	})
+	group.Go(func() error {
+		return registry.Of[*corev1.PersistentVolume](d.registry).Watch(ctx, func(_, _ *corev1.PersistentVolume, _ bool) { claims() }, nil)
+	})
+	group.Go(func() error {
+		return registry.Of[*storagev1.StorageClass](d.registry).Watch(ctx, func(_, _ *storagev1.StorageClass, _ bool) { claims() }, nil)
+	})
+	group.Go(func() error {
+		return registry.Of[*corev1.Namespace](d.registry).Watch(ctx, func(old, now *corev1.Namespace, _ bool) {
+			if old == nil || now == nil || !sameLabels(old.Labels, now.Labels) {
+				namespaces()
+			}
+		}, nil)
 	})
 	return group.Wait()
 }

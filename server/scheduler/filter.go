@@ -23,6 +23,8 @@ func unresolvable(reasons ...string) *refusal { return &refusal{reasons: reasons
 // once, before looking at single nodes.
 type attempt struct {
 	pod      *pod
+	claims   ClaimState
+	users    map[string]int // of volume claims: cluster.claimUsers
 	affinity *affinityState
 	spread   *spreadState
 }
@@ -44,8 +46,10 @@ func filters() []filter {
 		{"NodeAffinity", nodeLabel, nodeAffinity},
 		{"NodePorts", podGone, nodePorts},
 		{"NodeResourcesFit", podGone | nodeCapacity, nodeResourcesFit},
-		{"PodTopologySpread", podGone | podPlaced | nodeLabel, func(a *attempt, n *node) *refusal { return a.spread.refuse(n) }},
-		{"InterPodAffinity", podGone | podPlaced | nodeLabel, func(a *attempt, n *node) *refusal { return a.affinity.refuse(n) }},
+		{"VolumeRestrictions", podGone | claimChanged, volumeRestrictions},
+		{"VolumeBinding", claimChanged | nodeLabel, volumeBinding},
+		{"PodTopologySpread", podGone | podPlaced | nodeLabel | nodeTaint | nodeGone, func(a *attempt, n *node) *refusal { return a.spread.refuse(n) }},
+		{"InterPodAffinity", podGone | podPlaced | nodeLabel | namespaceLabel, func(a *attempt, n *node) *refusal { return a.affinity.refuse(n) }},
 	}
 }
 
@@ -54,13 +58,13 @@ func (c *cluster) attempt(p *pod, defaults []constraint, number int) *attempt {
 	if len(constraints) == 0 {
 		constraints = defaults
 	}
-	return &attempt{pod: p, affinity: c.affinityOf(p, number), spread: c.spreadOf(p, constraints, number)}
+	return &attempt{pod: p, users: c.claimUsers, affinity: c.affinityOf(p, number), spread: c.spreadOf(p, constraints, number)}
 }
 
 var unschedulableTaint = corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}
 
 func nodeUnschedulable(a *attempt, n *node) *refusal {
-	if n.Spec.Unschedulable && !tolerates(a.pod, &unschedulableTaint) {
+	if n.unschedulable && !tolerates(a.pod, &unschedulableTaint) {
 		return unresolvable("node(s) were unschedulable")
 	}
 	return nil
@@ -86,7 +90,12 @@ func repelling(t *corev1.Taint) bool {
 }
 
 func untolerated(p *pod, n *node, which func(*corev1.Taint) bool) bool {
-	return slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return which(&t) && !tolerates(p, &t) })
+	for i := range n.taints {
+		if t := &n.taints[i]; which(t) && !tolerates(p, t) {
+			return true
+		}
+	}
+	return false
 }
 
 func tolerates(p *pod, t *corev1.Taint) bool {
@@ -96,6 +105,25 @@ func tolerates(p *pod, t *corev1.Taint) bool {
 func nodeAffinity(a *attempt, n *node) *refusal {
 	if ok, err := a.pod.nodeMatch.Match(n.Node); !ok || err != nil {
 		return unresolvable("node(s) didn't match Pod's node affinity/selector")
+	}
+	return nil
+}
+
+func volumeRestrictions(a *attempt, n *node) *refusal {
+	for _, claim := range a.claims.Exclusive {
+		if a.users[claim] > 0 {
+			return refused("node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod")
+		}
+	}
+	return nil
+}
+
+func volumeBinding(a *attempt, n *node) *refusal {
+	if a.claims.Refuse == nil {
+		return nil
+	}
+	if reason := a.claims.Refuse(n.Node); reason != "" {
+		return unresolvable(reason)
 	}
 	return nil
 }
@@ -129,8 +157,10 @@ func nodeResourcesFit(a *attempt, n *node) *refusal {
 	lack("cpu", r.cpu, n.requested.cpu, n.allocatable.cpu)
 	lack("memory", r.memory, n.requested.memory, n.allocatable.memory)
 	lack("ephemeral-storage", r.ephemeral, n.requested.ephemeral, n.allocatable.ephemeral)
-	for name, request := range r.scalar {
-		lack(string(name), request, n.requested.scalar[name], n.allocatable.scalar[name])
+	if len(r.scalar) > 0 {
+		for name, request := range r.scalar {
+			lack(string(name), request, n.requested.scalar[name], n.allocatable.scalar[name])
+		}
 	}
 	if len(reasons) == 0 {
 		return nil
@@ -149,15 +179,15 @@ type diagnosis struct {
 
 // message is the text of the pod's condition and event.
 func (d *diagnosis) message() string {
+	if d.nodes == 0 {
+		return "no nodes available to schedule pods"
+	}
 	text := fmt.Sprintf("0/%d nodes are available:", d.nodes)
 	if d.before != "" {
 		return text + " " + d.before + "."
 	}
 	if histogram := histogram(d.refusals); histogram != "" {
 		return text + " " + histogram + "."
-	}
-	if d.nodes == 0 {
-		return "no nodes available to schedule pods"
 	}
 	return text
 }

@@ -80,8 +80,10 @@ type pod struct {
 	requests  amounts
 	assumed   amounts // requests with assumedRequests filled in; for scores
 	ports     []hostPort
-	images    []string
+	images    []string // as nodes name them
+	claims    []string // volume claims, as namespace/name
 	nodeMatch nodeaffinity.RequiredNodeAffinity
+	pinned    sets.Set[string]                       // the only nodes whose names its affinity allows; nil: any
 	nodeTerms *nodeaffinity.PreferredSchedulingTerms // nil: none
 
 	affinity, antiAffinity                   []selection // required
@@ -112,6 +114,7 @@ type constraint struct {
 	selection
 	maxSkew, minDomains int64
 	hard                bool
+	byDefault           bool // nodes without the topology's label count for the other constraints
 	honorAffinity       bool
 	honorTaints         bool
 }
@@ -131,6 +134,11 @@ func newPod(p *corev1.Pod) *pod {
 			c.addContainer(&p.Spec.InitContainers[i])
 		}
 	}
+	for i := range p.Spec.Volumes {
+		if name := claimName(p, &p.Spec.Volumes[i]); name != "" {
+			c.claims = append(c.claims, p.Namespace+"/"+name)
+		}
+	}
 	if a := p.Spec.Affinity; a != nil {
 		c.addAffinity(a)
 	}
@@ -141,7 +149,7 @@ func newPod(p *corev1.Pod) *pod {
 }
 
 func (c *pod) addContainer(container *corev1.Container) {
-	c.images = append(c.images, container.Image)
+	c.images = append(c.images, normalImage(container.Image))
 	for _, port := range container.Ports {
 		if port.HostPort <= 0 {
 			continue
@@ -159,6 +167,7 @@ func (c *pod) addContainer(container *corev1.Container) {
 
 func (c *pod) addAffinity(a *corev1.Affinity) {
 	if a.NodeAffinity != nil {
+		c.pinned = pinnedTo(a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution)
 		if terms, err := nodeaffinity.NewPreferredSchedulingTerms(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution); err == nil {
 			c.nodeTerms = terms
 		}
@@ -171,6 +180,33 @@ func (c *pod) addAffinity(a *corev1.Affinity) {
 		c.antiAffinity = selections(c.Pod, pa.RequiredDuringSchedulingIgnoredDuringExecution)
 		c.preferredAntiAffinity = weighted(c.Pod, pa.PreferredDuringSchedulingIgnoredDuringExecution)
 	}
+}
+
+// pinnedTo gives the node names that a selector is limited to, as that of a
+// daemon set's pod is; nil if it is not.
+func pinnedTo(s *corev1.NodeSelector) sets.Set[string] {
+	if s == nil || len(s.NodeSelectorTerms) == 0 {
+		return nil
+	}
+	names := sets.Set[string]{}
+	for i := range s.NodeSelectorTerms {
+		var term sets.Set[string]
+		for _, r := range s.NodeSelectorTerms[i].MatchFields {
+			if r.Key != metav1.ObjectNameField || r.Operator != corev1.NodeSelectorOpIn {
+				continue
+			}
+			if values := sets.New(r.Values...); term == nil {
+				term = values
+			} else {
+				term = term.Intersection(values)
+			}
+		}
+		if term == nil {
+			return nil // the terms are alternatives: this one allows any name
+		}
+		names = names.Union(term)
+	}
+	return names
 }
 
 func selections(p *corev1.Pod, terms []corev1.PodAffinityTerm) []selection {

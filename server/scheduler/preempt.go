@@ -18,19 +18,27 @@ type candidate struct {
 	violations int    // victims whose disruption budget does not allow it
 }
 
-// preemptionNotHelpful is said of nodes where deleting pods cannot help.
-const preemptionNotHelpful = "Preemption is not helpful for scheduling"
+// What is said of nodes where deleting pods cannot help, and of nodes where none
+// could be deleted.
+const (
+	preemptionNotHelpful = "Preemption is not helpful for scheduling"
+	noVictims            = "No preemption victims found for incoming pod"
+)
+
+// ineligible says why the pod must not preempt now; "": it may.
+func (s *Scheduler) ineligible(p *pod, d *diagnosis) string {
+	if p.Spec.PreemptionPolicy != nil && *p.Spec.PreemptionPolicy == corev1.PreemptNever {
+		return "not eligible due to preemptionPolicy=Never."
+	}
+	if s.victimsLeaving(p, d) {
+		return "not eligible due to a terminating pod on the nominated node."
+	}
+	return ""
+}
 
 // preempt looks for the node where the least harm makes room for the pod of a.
 // When there is none, the text explains it as kube-scheduler does.
 func (s *Scheduler) preempt(a *attempt, d *diagnosis) (*candidate, string) {
-	p := a.pod
-	if p.Spec.PreemptionPolicy != nil && *p.Spec.PreemptionPolicy == corev1.PreemptNever {
-		return nil, "not eligible due to preemptionPolicy=Never."
-	}
-	if s.victimsLeaving(p) {
-		return nil, "not eligible due to a terminating pod on the nominated node."
-	}
 	budgets := s.door.Budgets()
 	refusals := map[string]*refusal{}
 	var best *candidate
@@ -40,9 +48,9 @@ func (s *Scheduler) preempt(a *attempt, d *diagnosis) (*candidate, string) {
 			refusals[n.Name] = refused(preemptionNotHelpful)
 			continue
 		}
-		found := s.victims(p, n, budgets)
+		found, why := s.victims(a, n, budgets)
 		if found == nil {
-			refusals[n.Name] = refused("No preemption victims found for incoming pod")
+			refusals[n.Name] = why
 			continue
 		}
 		if best == nil || less(found, best) {
@@ -56,19 +64,31 @@ func (s *Scheduler) preempt(a *attempt, d *diagnosis) (*candidate, string) {
 	return best, ""
 }
 
-// victimsLeaving tells whether pods of lower priority are already being deleted
-// from the node that was nominated for p: then waiting is enough.
-func (s *Scheduler) victimsLeaving(p *pod) bool {
+// victimsLeaving tells whether preempted pods are still leaving the node that
+// was nominated for p: then waiting is enough, unless it is no longer suitable.
+func (s *Scheduler) victimsLeaving(p *pod, d *diagnosis) bool {
 	n := s.cluster.byName[p.Status.NominatedNodeName]
-	return n != nil && slices.ContainsFunc(n.pods, func(o *pod) bool {
-		return o.DeletionTimestamp != nil && o.priority < p.priority
+	if n == nil {
+		return false
+	}
+	if r := d.refusals[n.Name]; d.before != "" || r != nil && r.unresolvable {
+		return false
+	}
+	return slices.ContainsFunc(n.pods, func(o *pod) bool { return o.priority < p.priority && preempted(o) })
+}
+
+// preempted tells whether the pod is being deleted to make room for another.
+func preempted(p *pod) bool {
+	return p.DeletionTimestamp != nil && slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue && c.Reason == corev1.PodReasonPreemptionByScheduler
 	})
 }
 
 // victims tries the pod on n without all pods of lower priority and puts back
-// as many as possible, first those with a disruption budget. The cluster is as
-// before when it returns.
-func (s *Scheduler) victims(p *pod, n *node, budgets []*policyv1.PodDisruptionBudget) *candidate {
+// as many as possible, first those with a disruption budget; without success,
+// it says why. The cluster is as before when it returns.
+func (s *Scheduler) victims(a *attempt, n *node, budgets []*policyv1.PodDisruptionBudget) (*candidate, *refusal) {
+	p := a.pod
 	var lower []*pod
 	for _, o := range n.pods {
 		if o.priority < p.priority {
@@ -76,7 +96,7 @@ func (s *Scheduler) victims(p *pod, n *node, budgets []*policyv1.PodDisruptionBu
 		}
 	}
 	if len(lower) == 0 {
-		return nil
+		return nil, refused(noVictims)
 	}
 	for _, o := range lower {
 		s.cluster.unplace(o.UID)
@@ -87,9 +107,9 @@ func (s *Scheduler) victims(p *pod, n *node, budgets []*policyv1.PodDisruptionBu
 			s.cluster.place(o, n.Name)
 		}
 	}()
-	if !s.fits(p, n) {
+	if r := s.refuses(a, n); r != nil {
 		away = lower
-		return nil
+		return nil, r
 	}
 	slices.SortStableFunc(lower, moreImportant)
 	violating, others := split(lower, budgets)
@@ -97,7 +117,7 @@ func (s *Scheduler) victims(p *pod, n *node, budgets []*policyv1.PodDisruptionBu
 	for i, group := range [][]*pod{violating, others} {
 		for _, o := range group {
 			s.cluster.place(o, n.Name)
-			if s.fits(p, n) {
+			if s.refuses(a, n) == nil {
 				continue
 			}
 			s.cluster.unplace(o.UID)
@@ -109,16 +129,23 @@ func (s *Scheduler) victims(p *pod, n *node, budgets []*policyv1.PodDisruptionBu
 		}
 	}
 	if len(found.victims) == 0 {
-		return nil
+		return nil, refused(noVictims)
 	}
 	slices.SortStableFunc(found.victims, moreImportant)
-	return found
+	return found, nil
 }
 
-func (s *Scheduler) fits(p *pod, n *node) bool {
+// refuses checks the node for the pod of a against the cluster as it is now.
+func (s *Scheduler) refuses(a *attempt, n *node) *refusal {
+	return s.check(s.again(a), n)
+}
+
+// again is the attempt with all computed anew that other pods have a say in.
+func (s *Scheduler) again(a *attempt) *attempt {
 	s.attempts++
-	a := s.cluster.attempt(p, nil, s.attempts)
-	return s.check(a, n) == nil
+	next := s.cluster.attempt(a.pod, nil, s.attempts)
+	next.claims = a.claims
+	return next
 }
 
 // moreImportant orders pods by falling priority, then rising start time.

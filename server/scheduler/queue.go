@@ -15,18 +15,19 @@ const (
 	nodeCapacity
 	nodeLabel
 	nodeTaint
-	podGone
+	nodeGone
+	namespaceLabel
+	podGone // or it asks for less
 	podPlaced
 	claimChanged
 
 	anything = ^cause(0)
 )
 
-// Back-off of refused pods, and the longest that one waits without any cause.
+// Back-off of refused pods.
 const (
 	initialBackoff = time.Second
 	maxBackoff     = 10 * time.Second
-	longestRefusal = 5 * time.Minute
 )
 
 // waiting is a pod in the queue.

@@ -25,16 +25,15 @@ const Name = "default-scheduler"
 // Door is how the scheduler sees and changes the cluster.
 type Door interface {
 	// Watch reports all nodes and pods, then their changes, until ctx ends.
-	// claims is called when Claims may answer differently.
-	Watch(ctx context.Context, nodes func(n *corev1.Node, deleted bool), pods func(p *corev1.Pod, deleted bool), claims func()) error
+	// claims is called when Claims may answer differently, namespaces when
+	// NamespaceLabels may.
+	Watch(ctx context.Context, nodes func(n *corev1.Node, deleted bool), pods func(p *corev1.Pod, deleted bool), claims, namespaces func()) error
 	NamespaceLabels(namespace string) labels.Set
 	Budgets() []*policyv1.PodDisruptionBudget
 	// SpreadSelector selects the pods among which p is spread by default: those
 	// of its services and of its controller; nil: none.
 	SpreadSelector(p *corev1.Pod) labels.Selector
-	// Claims tells whether the pod's volume claims allow it to run; the text
-	// says why not.
-	Claims(p *corev1.Pod) (problem string)
+	Claims(p *corev1.Pod) ClaimState
 
 	Bind(ctx context.Context, p *corev1.Pod, node string) error
 	// Unschedulable records the reason in the pod's condition and an event, and
@@ -123,7 +122,8 @@ func (s *Scheduler) Run(ctx context.Context) error {
 		return s.door.Watch(ctx,
 			func(n *corev1.Node, deleted bool) { s.inbox.send(func() { s.nodeChanged(n, deleted) }) },
 			func(p *corev1.Pod, deleted bool) { s.inbox.send(func() { s.podChanged(p, deleted) }) },
-			func() { s.inbox.send(func() { s.queue.happened(claimChanged, s.now()) }) })
+			func() { s.inbox.send(func() { s.queue.happened(claimChanged, s.now()) }) },
+			func() { s.inbox.send(s.namespaceChanged) })
 	})
 	for range binders {
 		group.Go(func() error {
@@ -171,6 +171,7 @@ func (s *Scheduler) loop(ctx context.Context) error {
 func (s *Scheduler) nodeChanged(obj *corev1.Node, deleted bool) {
 	if deleted {
 		s.cluster.removeNode(obj.Name)
+		s.queue.happened(nodeGone, s.now())
 		return
 	}
 	what := nodeAdded | nodeCapacity | nodeLabel | nodeTaint
@@ -181,6 +182,11 @@ func (s *Scheduler) nodeChanged(obj *corev1.Node, deleted bool) {
 	if what != 0 {
 		s.queue.happened(what, s.now())
 	}
+}
+
+func (s *Scheduler) namespaceChanged() {
+	s.cluster.namespaceChanged()
+	s.queue.happened(namespaceLabel, s.now())
 }
 
 // nodeChange tells which kinds of refusal a node's new state may turn around.
@@ -224,13 +230,22 @@ func (s *Scheduler) podChanged(obj *corev1.Pod, deleted bool) {
 	case obj.Spec.NodeName != "":
 		s.queue.remove(obj.UID)
 		s.unnominate(obj.UID)
-		s.cluster.place(newPod(obj), obj.Spec.NodeName)
-		s.queue.happened(podPlaced, now)
+		what, p := podPlaced, newPod(obj)
+		if old, ok := s.cluster.placed[obj.UID]; ok && asksLess(&p.requests, &old.pod.requests) {
+			what |= podGone
+		}
+		s.cluster.place(p, obj.Spec.NodeName)
+		s.queue.happened(what, now)
 	case obj.Spec.SchedulerName != Name || obj.DeletionTimestamp != nil || len(obj.Spec.SchedulingGates) > 0:
 		s.queue.remove(obj.UID)
 	default:
 		s.waitingChanged(newPod(obj), now)
 	}
+}
+
+// asksLess tells whether a resize freed some of what the pod had requested.
+func asksLess(now, before *amounts) bool {
+	return now.cpu < before.cpu || now.memory < before.memory || now.ephemeral < before.ephemeral
 }
 
 // waitingChanged queues a pod, unless it is waiting already and nothing that
@@ -244,6 +259,9 @@ func (s *Scheduler) waitingChanged(p *pod, now time.Time) {
 		s.queue.update(p)
 		return
 	}
+	if n := s.cluster.byName[p.Status.NominatedNodeName]; n != nil && w == nil {
+		s.nominate(p, n) // by an earlier scheduler, or the leader before
+	}
 	s.queue.add(p, now)
 }
 
@@ -251,12 +269,13 @@ func (s *Scheduler) waitingChanged(p *pod, now time.Time) {
 func (s *Scheduler) schedule(ctx context.Context, w *waiting) {
 	p := w.pod
 	s.attempts++
-	if problem := s.door.Claims(p.Pod); problem != "" {
-		d := &diagnosis{nodes: len(s.cluster.nodes), before: problem}
-		s.setAside(ctx, w, d.message(), "", claimChanged|nodeAdded)
+	claims := s.door.Claims(p.Pod)
+	if claims.Problem != "" {
+		s.refuse(ctx, w, &attempt{pod: p}, &diagnosis{nodes: len(s.cluster.nodes), before: claims.Problem, causes: claimChanged})
 		return
 	}
 	a := s.cluster.attempt(p, s.defaultSpread(p), s.attempts)
+	a.claims = claims
 	fitting, d := s.find(a)
 	if len(fitting) > 0 {
 		n := s.cluster.best(a, fitting)
@@ -276,6 +295,10 @@ func (s *Scheduler) refuse(ctx context.Context, w *waiting, a *attempt, d *diagn
 		s.setAside(ctx, w, d.message(), "", anything)
 		return
 	}
+	if why := s.ineligible(w.pod, d); why != "" {
+		s.setAside(ctx, w, d.message()+" preemption: "+why, w.pod.Status.NominatedNodeName, d.causes|nodeAdded)
+		return
+	}
 	found, why := s.preempt(a, d)
 	if found == nil {
 		s.unnominate(w.pod.UID)
@@ -284,6 +307,9 @@ func (s *Scheduler) refuse(ctx context.Context, w *waiting, a *attempt, d *diagn
 	}
 	s.nominate(w.pod, found.node)
 	for _, v := range found.victims {
+		if v.DeletionTimestamp != nil {
+			continue
+		}
 		if err := s.door.Preempt(ctx, v.Pod, w.pod.Pod, found.node.Name); err != nil {
 			s.log.Warn("preemption failed", "pod", name(v.Pod), "for", name(w.pod.Pod), "err", err)
 		}
@@ -313,6 +339,10 @@ func (s *Scheduler) find(a *attempt) ([]*node, *diagnosis) {
 	}
 	for i := range all {
 		n := all[(s.cluster.start+i)%len(all)]
+		if a.pod.pinned != nil && !a.pod.pinned.Has(n.Name) {
+			d.refusals[n.Name] = unresolvable("node(s) didn't satisfy plugin(s) [NodeAffinity]")
+			continue
+		}
 		if r, f := s.refusal(a, n); r != nil {
 			d.refusals[n.Name] = r
 			d.causes |= f.causes
@@ -342,17 +372,34 @@ func (s *Scheduler) check(a *attempt, n *node) *refusal {
 	return r
 }
 
-// refusal checks a node with the pods nominated to it counted in: they were
-// promised the room that is being cleared there.
+// refusal checks a node, and before that with the pods nominated to it counted
+// in: they were promised the room that is being cleared there. The pod must fit
+// either way, since they may not come after all.
 func (s *Scheduler) refusal(a *attempt, n *node) (*refusal, *filter) {
-	for _, other := range n.nominated {
-		if other.UID != a.pod.UID && other.priority >= a.pod.priority {
-			if _, placed := s.cluster.placed[other.UID]; !placed {
-				s.cluster.place(other, n.Name)
-				defer s.cluster.unplace(other.UID)
-			}
+	if len(n.nominated) > 0 {
+		if r, f := s.refusalWithNominated(a, n); r != nil {
+			return r, f
 		}
 	}
+	return s.filter(a, n)
+}
+
+func (s *Scheduler) refusalWithNominated(a *attempt, n *node) (*refusal, *filter) {
+	added := false
+	for _, other := range n.nominated {
+		if _, placed := s.cluster.placed[other.UID]; !placed && other.UID != a.pod.UID && other.priority >= a.pod.priority {
+			s.cluster.place(other, n.Name)
+			defer s.cluster.unplace(other.UID)
+			added = true
+		}
+	}
+	if !added {
+		return nil, nil
+	}
+	return s.filter(s.again(a), n)
+}
+
+func (s *Scheduler) filter(a *attempt, n *node) (*refusal, *filter) {
 	for i := range s.filters {
 		if r := s.filters[i].check(a, n); r != nil {
 			return r, &s.filters[i]
@@ -405,7 +452,7 @@ func (s *Scheduler) defaultSpread(p *pod) []constraint {
 		key  string
 		skew int64
 	}{{corev1.LabelHostname, 3}, {corev1.LabelTopologyZone, 5}} {
-		k := constraint{maxSkew: c.skew, minDomains: 1, honorAffinity: true}
+		k := constraint{maxSkew: c.skew, minDomains: 1, honorAffinity: true, byDefault: true}
 		k.topologyKey, k.selector = c.key, selector
 		k.namespaces = sets.New(p.Namespace)
 		k.setKey()

@@ -27,20 +27,22 @@ type recordingDoor struct {
 	messages   map[string]string
 	preempted  []string
 	bindError  error
+	claims     map[string]ClaimState // by pod
+	spread     labels.Selector
 }
 
 func newRecordingDoor() *recordingDoor {
 	return &recordingDoor{bound: map[string]string{}, messages: map[string]string{}}
 }
 
-func (d *recordingDoor) Watch(ctx context.Context, _ func(*corev1.Node, bool), _ func(*corev1.Pod, bool), _ func()) error {
+func (d *recordingDoor) Watch(ctx context.Context, _ func(*corev1.Node, bool), _ func(*corev1.Pod, bool), _, _ func()) error {
 	<-ctx.Done()
 	return ctx.Err()
 }
 func (d *recordingDoor) NamespaceLabels(ns string) labels.Set       { return d.namespaces[ns] }
 func (d *recordingDoor) Budgets() []*policyv1.PodDisruptionBudget   { return d.budgets }
-func (d *recordingDoor) SpreadSelector(*corev1.Pod) labels.Selector { return nil }
-func (d *recordingDoor) Claims(*corev1.Pod) string                  { return "" }
+func (d *recordingDoor) SpreadSelector(*corev1.Pod) labels.Selector { return d.spread }
+func (d *recordingDoor) Claims(p *corev1.Pod) ClaimState            { return d.claims[p.Name] }
 func (d *recordingDoor) Bind(_ context.Context, p *corev1.Pod, node string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -57,7 +57,7 @@ func (c *cluster) spreadCount(p *pod, k *constraint, all []constraint, attempt i
 // constraint's policies, match the pod's node affinity and taints.
 func counts(p *pod, n *node, k *constraint, all []constraint) bool {
 	for i := range all {
-		if _, ok := n.Labels[all[i].topologyKey]; !ok && all[i].hard == k.hard {
+		if _, ok := n.Labels[all[i].topologyKey]; !ok && all[i].hard == k.hard && !k.byDefault {
 			return false
 		}
 	}
@@ -84,12 +84,16 @@ func (s *spreadState) refuse(n *node) *refusal {
 }
 
 // score is the weighted number of matching pods where n lies; less is better.
-// ok is false for a node that lacks a label and so gets no points.
+// ok is false for a node that lacks a label and so gets no points, unless the
+// constraints are the default ones: without zones, pods still spread by host.
 func (s *spreadState) score(n *node) (sum float64, ok bool) {
 	for i := range s.soft {
 		count := &s.soft[i]
 		value, has := n.Labels[count.constraint.topologyKey]
 		if !has {
+			if count.constraint.byDefault {
+				continue
+			}
 			return 0, false
 		}
 		// A topology with many values would otherwise weigh less than one with few.

@@ -35,7 +35,7 @@ func (b *bench) apiRates(ctx context.Context) error {
 		if _, err := crowd.createPods(ctx, "warm", 2000); err != nil {
 			return err
 		}
-		return errors.Join(b.listing(ctx, crowd), b.rates(ctx, crowd), b.watched(ctx, node, crowd), b.loaded(ctx, node))
+		return errors.Join(b.listing(ctx, node, crowd), b.rates(ctx, node, crowd), b.watched(ctx, node, crowd), b.loaded(ctx, node))
 	}, "--disable-agent", "--disable", "scheduler,controllers")
 }
 
@@ -44,46 +44,50 @@ func podPath(namespace string, i int) string {
 }
 
 func (c crowd) createPods(ctx context.Context, namespace string, count int) (float64, error) {
-	return c.each(ctx, count, func(ctx context.Context, c *client, i int) error {
-		return c.create(ctx, "/api/v1/namespaces/"+namespace+"/pods", samplePod(namespace, fmt.Sprint("p", i)))
-	})
+	return c.each(ctx, count, createPod(namespace))
 }
 
-func (b *bench) rates(ctx context.Context, crowd crowd) error {
+func createPod(namespace string) func(context.Context, *client, int) error {
+	return func(ctx context.Context, c *client, i int) error {
+		return c.create(ctx, "/api/v1/namespaces/"+namespace+"/pods", samplePod(namespace, fmt.Sprint("p", i)))
+	}
+}
+
+func (b *bench) rates(ctx context.Context, node *cluster.Node, crowd crowd) error {
 	const count = 20_000
-	created, err := crowd.createPods(ctx, "rates", count)
-	if err != nil {
-		return err
+	one := func(method, contentType string, body func(i int) []byte) func(context.Context, *client, int) error {
+		return func(ctx context.Context, c *client, i int) error {
+			_, err := c.do(ctx, method, podPath("rates", i%count), protobufType, contentType, body(i))
+			return err
+		}
 	}
-	b.add("pod create/s, 50 clients, durable", "5,000", "%.0f", created)
-	patched, err := crowd.each(ctx, count, func(ctx context.Context, c *client, i int) error {
-		_, err := c.do(ctx, http.MethodPatch, podPath("rates", i), protobufType, "application/strategic-merge-patch+json", fmt.Appendf(nil, `{"metadata":{"labels":{"n":"%d"}}}`, i))
-		return err
-	})
-	if err != nil {
-		return err
+	nothing := func(int) []byte { return nil }
+	label := func(i int) []byte { return fmt.Appendf(nil, `{"metadata":{"labels":{"n":"%d"}}}`, i) }
+	for _, load := range []struct {
+		name, budget string
+		count        int
+		call         func(context.Context, *client, int) error
+	}{
+		{"create", "5,000", count, createPod("rates")},
+		{"patch", "4,000", count, one(http.MethodPatch, "application/strategic-merge-patch+json", label)},
+		{"get", "10,000", 2 * count, one(http.MethodGet, "", nothing)},
+		{"delete", "4,000", count, one(http.MethodDelete, "", nothing)},
+	} {
+		var rate float64
+		cost, err := b.cost(ctx, node, crowd[0], load.name, load.count, func() (err error) {
+			rate, err = crowd.each(ctx, load.count, load.call)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		b.add("pod "+load.name+"/s, 50 clients", load.budget, "%.0f (server CPU %d µs each)", rate, cost.Microseconds())
 	}
-	b.add("pod patch/s, 50 clients", "4,000", "%.0f", patched)
-	got, err := crowd.each(ctx, 2*count, func(ctx context.Context, c *client, i int) error {
-		_, err := c.do(ctx, http.MethodGet, podPath("rates", i%count), protobufType, "", nil)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	b.add("pod get/s, 50 clients", "10,000", "%.0f", got)
-	deleted, err := crowd.each(ctx, count, func(ctx context.Context, c *client, i int) error {
-		_, err := c.do(ctx, http.MethodDelete, podPath("rates", i), protobufType, "", nil)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	b.add("pod delete/s, 50 clients", "4,000", "%.0f", deleted)
 	return nil
 }
 
-func (b *bench) listing(ctx context.Context, crowd crowd) error {
+func (b *bench) listing(ctx context.Context, node *cluster.Node, crowd crowd) error {
+	const count = 15
 	if _, err := crowd.createPods(ctx, "list", 5000); err != nil {
 		return err
 	}
@@ -91,14 +95,20 @@ func (b *bench) listing(ctx context.Context, crowd crowd) error {
 		{"protobuf", protobufType, "30 ms"}, {"JSON", "application/json", "80 ms"},
 	} {
 		var times []time.Duration
-		for range 15 {
-			begin := time.Now()
-			if _, err := crowd[0].do(ctx, http.MethodGet, "/api/v1/namespaces/list/pods", form.accept, "", nil); err != nil {
-				return err
+		cost, err := b.cost(ctx, node, crowd[0], "list "+form.name, count, func() error {
+			for range count {
+				begin := time.Now()
+				if _, err := crowd[0].do(ctx, http.MethodGet, "/api/v1/namespaces/list/pods", form.accept, "", nil); err != nil {
+					return err
+				}
+				times = append(times, time.Since(begin))
 			}
-			times = append(times, time.Since(begin))
+			return nil
+		})
+		if err != nil {
+			return err
 		}
-		b.add("list 5,000 pods, "+form.name+" (median)", form.budget, "%.0f ms", median(times).Seconds()*1000)
+		b.add("list 5,000 pods, "+form.name+" (median)", form.budget, "%.0f ms (server CPU %d)", median(times).Seconds()*1000, cost.Milliseconds())
 	}
 	return nil
 }
@@ -140,16 +150,22 @@ func (b *bench) watched(ctx context.Context, node *cluster.Node, crowd crowd) er
 			return err
 		}
 	}
-	created, err := crowd.createPods(ctx, "watched", count)
+	var created float64
+	cost, err := b.cost(ctx, node, crowd[0], "watched", count, func() (err error) {
+		created, err = crowd.createPods(ctx, "watched", count)
+		if err == nil {
+			seen.Wait()
+		}
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	seen.Wait()
 	var all []time.Duration
 	for _, l := range lags {
 		all = append(all, l...)
 	}
-	b.add("pod create/s with 100 watchers", "2,500", "%.0f", created)
+	b.add("pod create/s with 100 watchers", "2,500", "%.0f (server CPU %d µs each)", created, cost.Microseconds())
 	b.add("watch lag p99, creation to each of them", "50 ms", "%.0f ms", percentile(all, 99).Seconds()*1000)
 	return nil
 }
@@ -187,13 +203,13 @@ func follow(stream io.Reader, count int) []time.Duration {
 	return lags
 }
 
-// loaded tells what the server holds after all that, and what of it a minute
-// later.
+// loaded tells what the server holds after all that, ten seconds later and a
+// minute after that.
 func (b *bench) loaded(ctx context.Context, node *cluster.Node) error {
 	for _, when := range []struct {
 		name, budget string
 		wait         time.Duration
-	}{{"after that load", "250 MB", 0}, {"a minute later", "", time.Minute}} {
+	}{{"after that load", "250 MB", 0}, {"ten seconds later", "", 10 * time.Second}, {"a minute later", "", time.Minute}} {
 		select {
 		case <-time.After(when.wait):
 		case <-ctx.Done():

@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"orch/internal/podnet"
 	"orch/test/cluster"
 )
 
@@ -193,9 +194,10 @@ func (h *hollow) run(ctx context.Context, lease *coordinationv1.Lease) error {
 			return nil
 		})
 	})
-	// The overlay's, the service proxy's, and the balancer's.
+	group.Go(func() error { return h.listen(ctx) })
+	// The service proxy's, and the balancer's.
 	for _, w := range []struct{ path, selector string }{
-		{"/api/v1/nodes", ""}, {"/api/v1/services", ""}, {"/apis/discovery.k8s.io/v1/endpointslices", ""},
+		{"/api/v1/services", ""}, {"/apis/discovery.k8s.io/v1/endpointslices", ""},
 		{"/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", "&labelSelector=kubernetes.io%2Fservice-name%3Dkubernetes"},
 	} {
 		group.Go(func() error {
@@ -208,6 +210,13 @@ func (h *hollow) run(ctx context.Context, lease *coordinationv1.Lease) error {
 		return fmt.Errorf("%s: %w", h.name, err)
 	}
 	return nil
+}
+
+// listen hears where the pods of all other nodes are.
+func (h *hollow) listen(ctx context.Context) error {
+	return podnet.Follow(ctx, func(ctx context.Context) (io.ReadCloser, error) {
+		return h.open(ctx, http.MethodGet, podnet.Path, "*/*", "", nil)
+	}, func(podnet.Update) {})
 }
 
 // watch follows a list from its present state, and starts over when it fell

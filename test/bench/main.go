@@ -22,13 +22,13 @@ func main() {
 	idle := flag.Duration("idle", time.Minute, "how long to watch an idle server")
 	sizes := flag.String("scale", "", "instead of the sections: clusters of so many hollow nodes, such as 100,500,1000,2000")
 	plot := flag.String("plot", "", "with -scale: the file to draw its figures in (SVG)")
-	profiles := flag.String("profiles", "", "with -scale: a folder for CPU and heap profiles of the server")
+	profiles := flag.String("profiles", "", "a folder for CPU and heap profiles of the server under api, schedule and -scale")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	err := run(*idle, func(b *bench) error {
+	err := run(&bench{idle: *idle, profiles: *profiles}, func(b *bench) error {
 		if *sizes != "" {
-			return b.scale(ctx, *sizes, *profiles, *plot)
+			return b.scale(ctx, *sizes, *plot)
 		}
 		return b.sections(ctx, *only)
 	})
@@ -43,14 +43,15 @@ type row struct{ what, measured, budget string }
 
 // bench gathers rows on nodes of its own.
 type bench struct {
-	network *cluster.Network
-	idle    time.Duration
-	rows    []row
-	sizes   [][]string // the table of -scale
+	network  *cluster.Network
+	idle     time.Duration
+	profiles string // a folder; "": none are wanted
+	rows     []row
+	sizes    [][]string // the table of -scale
 }
 
 // run prints the tables of what measure has gathered, also after an error.
-func run(idle time.Duration, measure func(*bench) error) error {
+func run(b *bench, measure func(*bench) error) error {
 	if os.Geteuid() != 0 {
 		return errors.New("needs root: containers, namespaces and iptables are real here")
 	}
@@ -58,7 +59,7 @@ func run(idle time.Duration, measure func(*bench) error) error {
 	if err != nil {
 		return err
 	}
-	b := &bench{network: network, idle: idle}
+	b.network = network
 	err = measure(b)
 	b.print()
 	return errors.Join(err, network.Close())

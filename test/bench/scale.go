@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -34,6 +33,7 @@ const (
 type figures struct {
 	nodes             int
 	joined            time.Duration // until all nodes were Ready
+	joinCPU           time.Duration // of the server, meanwhile
 	bound, running    float64       // pods/s since the first deployment was made
 	emptyRSS, fullRSS float64       // MB, nodes alone and with all pods
 	emptyCPU, fillCPU float64       // percent of a core
@@ -41,22 +41,22 @@ type figures struct {
 	get, list, create []time.Duration
 	listed            int // pods in one list
 	server            *cluster.Node
-	profiles          string
+	profiles          profiler
 	hollows           *hollows
 	crowd             crowd
 }
 
 // scale fills clusters of so many hollow nodes, one after the other.
-func (b *bench) scale(ctx context.Context, sizes, profiles, plot string) error {
+func (b *bench) scale(ctx context.Context, sizes, plot string) error {
 	var all []*figures
 	for _, text := range strings.Split(sizes, ",") {
 		size, err := strconv.Atoi(text)
 		if err != nil {
 			return fmt.Errorf("-scale: %w", err)
 		}
-		f := &figures{nodes: size, profiles: profiles}
+		f := &figures{nodes: size}
 		err = b.with(ctx, func(node *cluster.Node) error {
-			f.server = node
+			f.server, f.profiles = node, profiler{folder: b.profiles, prefix: fmt.Sprint(size, ".")}
 			return f.measure(ctx)
 		}, "--disable-agent", "--cluster-cidr", "10.128.0.0/9")
 		if err != nil {
@@ -78,6 +78,7 @@ func (f *figures) measure(ctx context.Context) (err error) {
 	if f.crowd, err = newCrowd(f.server, 8); err != nil {
 		return err
 	}
+	f.profiles.from = f.crowd[0]
 	f.hollows = &hollows{changed: make(chan struct{}, 1)}
 	ctx, stop := context.WithCancelCause(ctx)
 	var nodes errgroup.Group
@@ -85,6 +86,10 @@ func (f *figures) measure(ctx context.Context) (err error) {
 		stop(nil)
 		err = errors.Join(err, nodes.Wait())
 	}()
+	before, err := measureProcess(f.server.PID())
+	if err != nil {
+		return err
+	}
 	begin := time.Now()
 	if err := f.join(ctx, stop, &nodes); err != nil {
 		return err
@@ -93,7 +98,12 @@ func (f *figures) measure(ctx context.Context) (err error) {
 		return fmt.Errorf("nodes Ready: %w", err)
 	}
 	f.joined = time.Since(begin)
-	f.say("joined", "%.1f s", f.joined.Seconds())
+	after, err := measureProcess(f.server.PID())
+	if err != nil {
+		return err
+	}
+	f.joinCPU = after.cpu - before.cpu
+	f.say("joined", "%.1f s, %.1f s of a core", f.joined.Seconds(), f.joinCPU.Seconds())
 	if f.emptyCPU, f.emptyRSS, err = f.idle(ctx, "empty"); err != nil {
 		return err
 	}
@@ -149,10 +159,10 @@ func (f *figures) idle(ctx context.Context, name string) (cpu, rss float64, err 
 	if err != nil {
 		return 0, 0, err
 	}
-	if err := errors.Join(f.profile(ctx, name+".cpu", fmt.Sprintf("profile?seconds=%d", int(scaleIdle.Seconds()))), f.profile(ctx, name+".heap", "heap")); err != nil {
+	if err := errors.Join(f.profiles.keep(ctx, name+".cpu", fmt.Sprintf("profile?seconds=%d", int(scaleIdle.Seconds()))), f.profiles.keep(ctx, name+".heap", "heap")); err != nil {
 		return 0, 0, err
 	}
-	if f.profiles == "" {
+	if f.profiles.folder == "" {
 		if err := pause(ctx, scaleIdle); err != nil {
 			return 0, 0, err
 		}
@@ -161,25 +171,6 @@ func (f *figures) idle(ctx context.Context, name string) (cpu, rss float64, err 
 	cpu, rss = 100*(after.cpu-before.cpu).Seconds()/scaleIdle.Seconds(), float64(after.rss)/1e6
 	f.say(name, "%.1f %% of a core, %.0f MB (anonymous %.0f)", cpu, rss, float64(after.anonymous)/1e6)
 	return cpu, rss, err
-}
-
-// profile keeps a profile of the server when those are wanted.
-func (f *figures) profile(ctx context.Context, name, what string) error {
-	if f.profiles == "" {
-		return nil
-	}
-	answer, err := f.crowd[0].open(ctx, http.MethodGet, "/debug/pprof/"+what, "*/*", "", nil)
-	if err != nil {
-		return err
-	}
-	defer answer.Close()
-	out, err := os.Create(filepath.Join(f.profiles, fmt.Sprintf("%d.%s.pprof", f.nodes, name)))
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	_, err = out.ReadFrom(answer)
-	return err
 }
 
 func (f *figures) fill(ctx context.Context) error {
@@ -195,7 +186,7 @@ func (f *figures) fill(ctx context.Context) error {
 	}
 	begin := time.Now()
 	var watching errgroup.Group
-	watching.Go(func() error { return f.profile(ctx, "fill.cpu", "profile?seconds=20") })
+	watching.Go(func() error { return f.profiles.keep(ctx, "fill.cpu", "profile?seconds=20") })
 	if _, err := f.crowd.each(ctx, f.nodes, createScaled); err != nil {
 		return err
 	}

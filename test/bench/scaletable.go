@@ -31,6 +31,7 @@ func measurements() []measurement {
 	}
 	return []measurement{
 		one("all nodes joined and Ready", "s", "%.1f s", func(f *figures) float64 { return f.joined.Seconds() }),
+		one("server CPU time, meanwhile", "s", "%.1f s", func(f *figures) float64 { return f.joinCPU.Seconds() }),
 		one("server memory, nodes alone", "MB", "%.0f MB", func(f *figures) float64 { return f.emptyRSS }),
 		one("server memory, all pods", "MB", "%.0f MB", func(f *figures) float64 { return f.fullRSS }),
 		one("server CPU, nodes alone", "% of a core", "%.1f %%", func(f *figures) float64 { return f.emptyCPU }),

@@ -19,9 +19,9 @@ import (
 func (b *bench) scheduling(ctx context.Context) error {
 	for _, size := range []int{1000, 5000} {
 		err := b.with(ctx, func(node *cluster.Node) error {
-			rate, err := bindRate(ctx, node, size, 10_000)
+			rate, cost, err := b.bindRate(ctx, node, size, 10_000)
 			if err == nil {
-				b.add(fmt.Sprintf("create → bound, %d nodes, pods/s", size), "3,000", "%.0f", rate)
+				b.add(fmt.Sprintf("create → bound, %d nodes, pods/s", size), "3,000", "%.0f (server CPU %d µs each)", rate, cost.Microseconds())
 			}
 			return err
 		}, "--disable-agent", "--disable", "controllers")
@@ -32,54 +32,55 @@ func (b *bench) scheduling(ctx context.Context) error {
 	return nil
 }
 
-func bindRate(ctx context.Context, node *cluster.Node, nodes, pods int) (float64, error) {
+func (b *bench) bindRate(ctx context.Context, node *cluster.Node, nodes, pods int) (rate float64, cost time.Duration, err error) {
 	crowd, err := newCrowd(node, clients)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if err := prepare(ctx, crowd[0], "bind", true); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if _, err := crowd.each(ctx, nodes, func(ctx context.Context, c *client, i int) error { return c.createNode(ctx, i) }); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	config, err := node.Config()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	config.ContentType = protobufType
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	bound, err := client.CoreV1().Pods("bind").Watch(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName!="})
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer bound.Stop()
-	begin := time.Now()
-	var creating errgroup.Group
-	creating.Go(func() error {
-		_, err := crowd.createPods(ctx, "bind", pods)
+	cost, err = b.cost(ctx, node, crowd[0], fmt.Sprint("bind ", nodes), pods, func() error {
+		begin := time.Now()
+		var creating errgroup.Group
+		creating.Go(func() error {
+			_, err := crowd.createPods(ctx, "bind", pods)
+			return err
+		})
+		count := 0
+		for event := range bound.ResultChan() {
+			if event.Type == watch.Added {
+				count++
+			}
+			if count == pods {
+				break
+			}
+		}
+		rate = float64(pods) / time.Since(begin).Seconds()
+		err := creating.Wait()
+		if err == nil && count < pods {
+			err = fmt.Errorf("the watch ended after %d of %d bindings", count, pods)
+		}
 		return err
 	})
-	count := 0
-	for event := range bound.ResultChan() {
-		if event.Type == watch.Added {
-			count++
-		}
-		if count == pods {
-			break
-		}
-	}
-	took := time.Since(begin)
-	if err := creating.Wait(); err != nil {
-		return 0, err
-	}
-	if count < pods {
-		return 0, fmt.Errorf("the watch ended after %d of %d bindings", count, pods)
-	}
-	return float64(pods) / took.Seconds(), nil
+	return rate, cost, err
 }
 
 func (c *client) createNode(ctx context.Context, i int) error {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -222,11 +223,18 @@ func (n *Node) WaitReady(ctx context.Context) error {
 	}
 }
 
-// LogTail is the end of orch's log.
+// LogTail is the end of orch's log, and the beginning of a crash in it.
 func (n *Node) LogTail() string {
 	data, _ := os.ReadFile(n.LogFile())
 	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
-	return strings.Join(lines[max(0, len(lines)-30):], "\n")
+	end := max(0, len(lines)-30)
+	crash := slices.IndexFunc(lines, func(line string) bool {
+		return strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ")
+	})
+	if crash >= 0 && crash < end {
+		return strings.Join(slices.Concat(lines[crash:min(crash+12, end)], []string{"…"}, lines[end:]), "\n")
+	}
+	return strings.Join(lines[end:], "\n")
 }
 
 // Kubectl runs the embedded kubectl and gives what it prints, errors included.

@@ -9,21 +9,27 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"orch/server/controllers/accounts"
+	"orch/server/controllers/certificates"
 	"orch/server/controllers/cronjob"
 	"orch/server/controllers/daemonset"
 	"orch/server/controllers/deployment"
 	"orch/server/controllers/disruption"
 	"orch/server/controllers/endpoints"
+	"orch/server/controllers/garbage"
 	"orch/server/controllers/harness"
 	"orch/server/controllers/job"
 	"orch/server/controllers/loop"
+	"orch/server/controllers/namespaces"
 	"orch/server/controllers/nodes"
 	"orch/server/controllers/quota"
 	"orch/server/controllers/replicaset"
+	"orch/server/controllers/roles"
 	"orch/server/controllers/statefulset"
 	"orch/server/controllers/volumes"
 	"orch/server/registry"
@@ -36,7 +42,10 @@ func controllers(h *harness.Harness) []*loop.Controller {
 		replicaset.Controller(r, pods, events, now), replicaset.ReplicationControllers(r, pods, events, now), deployment.Controller(r, pods, events, now),
 		daemonset.Controller(r, pods, events, now), statefulset.Controller(r, pods, events, now), job.Controller(r, pods, events, now), job.Orphans(r, pods),
 		cronjob.Controller(r, events, now), endpoints.Slices(r), endpoints.Endpoints(r), endpoints.Mirroring(r, events), disruption.Controller(r, events, now),
-		quota.Controller(r, now), volumes.Binder(r, events, now), volumes.ClaimProtection(r), nodes.Lifecycle(r, pods, events, now), nodes.Eviction(r, pods, events, now), nodes.Orphans(r, pods, now),
+		quota.Controller(r, now), volumes.Binder(r, events, now), volumes.ClaimProtection(r), volumes.VolumeProtection(r), volumes.Ephemeral(r, events),
+		nodes.Lifecycle(r, pods, events, now), nodes.Eviction(r, pods, events, now), nodes.Orphans(r, pods, now), nodes.Keys(r, now),
+		namespaces.Controller(r, now), accounts.ServiceAccount(r), accounts.RootCA(r, []byte("bundle")), roles.Aggregation(r),
+		disruption.Stale(r, now), garbage.FinishedJobs(r, now), certificates.Cleaning(r, now),
 	}
 }
 
@@ -64,6 +73,10 @@ func workloads(h *harness.Harness) {
 	_, template = named("cron")
 	template.Spec.RestartPolicy = corev1.RestartPolicyNever
 	harness.Create(h, &batchv1.CronJob{ObjectMeta: meta, Spec: batchv1.CronJobSpec{Schedule: "0 0 1 1 *", JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: template}}}})
+	harness.Create(h, &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "sum"}, AggregationRule: &rbacv1.AggregationRule{
+		ClusterRoleSelectors: []metav1.LabelSelector{{MatchLabels: map[string]string{"part": "sum"}}}}})
+	harness.Create(h, &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "part", Labels: map[string]string{"part": "sum"}},
+		Rules: []rbacv1.PolicyRule{{Verbs: []string{"get"}, APIGroups: []string{""}, Resources: []string{"pods"}}}})
 	harness.Create(h, &corev1.ResourceQuota{ObjectMeta: meta, Spec: corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{"pods": resource.MustParse("100")}}})
 }
 
@@ -99,26 +112,32 @@ func TestASecondLookWritesNothing(t *testing.T) {
 	harness.Wait(h, "w", "the job", func(j *batchv1.Job) bool { return j.Status.Ready != nil && *j.Status.Ready == 2 })
 	harness.Wait(h, "w", "the budget", func(b *policyv1.PodDisruptionBudget) bool { return b.Status.CurrentHealthy == 2 })
 	harness.Wait(h, "w", "the quota", func(q *corev1.ResourceQuota) bool { return q.Status.Used.Pods().String() == "7" })
-	keys := []loop.Key{{Namespace: harness.Namespace, Name: "w"}, {Name: "node"}, {Name: harness.Namespace}}
+	harness.WaitAll(h, "the aggregated role", func(roles []*rbacv1.ClusterRole) bool {
+		return slices.ContainsFunc(roles, func(r *rbacv1.ClusterRole) bool { return r.Name == "sum" && len(r.Rules) == 1 })
+	})
+	keys := []loop.Key{{Namespace: harness.Namespace, Name: "w"}, {Name: "sum"}, {Name: "node"}, {Name: harness.Namespace}}
 	for _, p := range harness.List[*corev1.Pod](h) {
 		keys = append(keys, loop.KeyOf(p))
 	}
 	for _, rs := range harness.List[*appsv1.ReplicaSet](h) {
 		keys = append(keys, loop.KeyOf(rs))
 	}
-	look := func() {
+	look := func(told func(c *loop.Controller, key loop.Key)) {
 		for _, c := range all {
 			for _, key := range keys {
 				if _, err := c.Reconcile(h.Context(), key); err != nil {
 					t.Errorf("%s %s: %v", c.Name, key, err)
 				}
+				told(c, key)
 			}
 		}
 	}
-	look() // whatever an event had not reached yet
+	look(func(*loop.Controller, loop.Key) {}) // whatever an event had not reached yet
 	before := revision(t, h)
-	look()
-	if after := revision(t, h); after != before {
-		t.Errorf("a second look wrote: revision %d, before %d\n%s", after, before, h.Events)
-	}
+	look(func(c *loop.Controller, key loop.Key) {
+		if after := revision(t, h); after != before {
+			t.Errorf("%s %s: a second look wrote: revision %d, before %d\n%s", c.Name, key, after, before, h.Events)
+			before = after
+		}
+	})
 }

@@ -24,7 +24,7 @@ func Match(claim *corev1.PersistentVolumeClaim, volumes []*corev1.PersistentVolu
 	}
 	var best *corev1.PersistentVolume
 	for _, v := range volumes {
-		if !couldHold(v, claim) || node != nil && !reachable(v, node) {
+		if !couldHold(v, claim) || node != nil && !Reachable(v, node) {
 			continue
 		}
 		if reservedFor(v, claim) {
@@ -91,7 +91,8 @@ func reservedFor(v *corev1.PersistentVolume, claim *corev1.PersistentVolumeClaim
 	return ref != nil && ref.Namespace == claim.Namespace && ref.Name == claim.Name && (ref.UID == "" || ref.UID == claim.UID)
 }
 
-func reachable(v *corev1.PersistentVolume, node *corev1.Node) bool {
+// Reachable tells whether the volume can be used on the node.
+func Reachable(v *corev1.PersistentVolume, node *corev1.Node) bool {
 	if v.Spec.NodeAffinity == nil || v.Spec.NodeAffinity.Required == nil {
 		return true
 	}
