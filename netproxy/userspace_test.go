@@ -99,9 +99,7 @@ func TestServicesUserspace(t *testing.T) {
 			s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
 		}, a)
 		n.expect(n.outside, "tcp", nodeIP.String()+":30083", "pod-a", anyone)
-		if status := n.health(30084); status != http.StatusOK {
-			t.Errorf("health answers %d with a local endpoint", status)
-		}
+		n.expectHealth(30084, http.StatusOK)
 	})
 	t.Run("host port", func(t *testing.T) {
 		web := n.addPod("web", wire.PortMapping{HostPort: 8000, ContainerPort: 8080, Protocol: "TCP"})
