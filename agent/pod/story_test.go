@@ -388,6 +388,10 @@ func TestStories(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				cri := newFakeRuntime()
 				s := &story{world: newWorld(t, cri, cri, dir), cri: cri, begin: time.Now()}
+				// A machine whose only controller counts processes.
+				if err := errors.Join(os.MkdirAll(filepath.Join(fs, "pids"), 0o755), os.WriteFile(filepath.Join(fs, "pids", "cgroup.procs"), nil, 0o600)); err != nil {
+					t.Fatal(err)
+				}
 				s.cfg.CgroupFS = fs
 				s.run()
 				defer func() { s.stop() }()
