@@ -108,6 +108,7 @@ func (r *Registry) insert(ctx context.Context, e *entry, obj Object, a *Attempt)
 			if names++; names > maxNameAttempts {
 				return nil, apierrors.NewGenerateNameConflict(e.gr, obj.GetName(), 1)
 			}
+			obj = obj.DeepCopyObject().(Object) // it shares the memory of what is stored
 		default:
 			return nil, err
 		}
