@@ -124,7 +124,7 @@ func (c *codec) Decode(key string, value []byte, revision int64) (any, error) {
 	if e.Default != nil {
 		e.Default(obj)
 	}
-	c.siblings.share(obj)
+	obj = c.siblings.shared(obj)
 	if revision == 0 { // it will be stamped when it is applied
 		return obj, nil
 	}

@@ -108,7 +108,6 @@ func (r *Registry) insert(ctx context.Context, e *entry, obj Object, a *Attempt)
 			if names++; names > maxNameAttempts {
 				return nil, apierrors.NewGenerateNameConflict(e.gr, obj.GetName(), 1)
 			}
-			obj = obj.DeepCopyObject().(Object) // it shares the memory of what is stored
 		default:
 			return nil, err
 		}
@@ -133,9 +132,9 @@ func (r *Registry) insertOnce(ctx context.Context, e *entry, obj Object, dryRun 
 	if err := e.validateCreate(ctx, obj); err != nil {
 		return nil, err
 	}
-	r.codec.siblings.share(obj)
 	key := e.key(obj.GetNamespace(), obj.GetName())
-	out, err := r.put(ctx, e, key, obj, nil, store.Absent, dryRun, riders...)
+	// A further attempt prepares obj again: it must not be the one that shares.
+	out, err := r.put(ctx, e, key, r.codec.siblings.shared(obj), nil, store.Absent, dryRun, riders...)
 	if riderMoved(err, riders) {
 		return nil, errRiderMoved
 	}

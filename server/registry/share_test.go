@@ -142,3 +142,18 @@ func TestStrategicPatchOfTimes(t *testing.T) {
 		}
 	}
 }
+
+// An object that is to share memory may have to be prepared and written again.
+func TestSharedLeavesTheObject(t *testing.T) {
+	var s siblings
+	first, second := benchPod("a"), benchPod("b")
+	s.remember(first)
+	out := s.shared(second).(*corev1.Pod)
+	if &out.Spec.Tolerations[0] != &first.Spec.Tolerations[0] {
+		t.Error("nothing is shared")
+	}
+	second.Labels["app"], second.Spec.Tolerations[0].Key = "other", "other"
+	if first.Labels["app"] == "other" || out.Labels["app"] == "other" || first.Spec.Tolerations[0].Key == "other" {
+		t.Error("a change of the object is one of what is stored")
+	}
+}

@@ -34,14 +34,19 @@ func familyOf(obj Object) family {
 	return f
 }
 
-// share lets obj, which nobody else knows yet, use a sibling's memory.
-func (s *siblings) share(obj Object) {
+// shared gives obj with a sibling's memory in place of its own where both hold
+// the same. obj itself stays as it is.
+func (s *siblings) shared(obj Object) Object {
 	s.mu.RLock()
 	last := s.last[familyOf(obj)]
 	s.mu.RUnlock()
-	if last != nil {
-		share(reflect.ValueOf(obj).Elem(), reflect.ValueOf(last).Elem())
+	if last == nil {
+		return obj
 	}
+	out := reflect.New(reflect.TypeOf(obj).Elem())
+	out.Elem().Set(reflect.ValueOf(obj).Elem())
+	share(out.Elem(), reflect.ValueOf(last).Elem())
+	return out.Interface().(Object)
 }
 
 // remember takes an object that will never change again.
