@@ -3,7 +3,6 @@ package netproxy
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -59,14 +58,7 @@ func TestServicesUserspace(t *testing.T) {
 			t.Errorf("answers by pod: %v", counts)
 		}
 	})
-	t.Run("affinity", func(t *testing.T) {
-		n.service("sticky", "10.43.0.101", func(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }, a, b)
-		first, _, err := n.ask(client.ns, "tcp", "10.43.0.101:80")
-		must(t, err)
-		for range 5 {
-			n.expect(client.ns, "tcp", "10.43.0.101:80", first, anyone)
-		}
-	})
+	t.Run("affinity", func(t *testing.T) { n.stick(client, a, b) })
 	t.Run("without endpoints", func(t *testing.T) {
 		n.service("empty", "10.43.0.102", nil)
 		for _, ns := range []netns.NsHandle{client.ns, self} {
@@ -75,22 +67,7 @@ func TestServicesUserspace(t *testing.T) {
 			}
 		}
 	})
-	t.Run("udp endpoint replaced", func(t *testing.T) {
-		n.setEndpoints("one", a)
-		var conn net.Conn
-		n.in(client.ns, func() {
-			var err error
-			conn, err = net.Dial("udp", "10.43.0.100:80")
-			must(t, err)
-		})
-		defer conn.Close()
-		for _, p := range []*pod{a, b, a} {
-			n.setEndpoints("one", p)
-			if name, _, err := exchange(conn); err != nil || name != p.name {
-				t.Errorf("answered by %q, %v; want %s", name, err, p.name)
-			}
-		}
-	})
+	t.Run("udp endpoint replaced", func(t *testing.T) { n.replaceEndpoint(client, a, b) })
 	t.Run("external traffic policy Local", func(t *testing.T) {
 		n.service("local", "10.43.0.103", func(s *corev1.Service) {
 			s.Spec.Type = corev1.ServiceTypeLoadBalancer
