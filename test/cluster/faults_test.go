@@ -2,6 +2,7 @@ package cluster_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"orch/test/cluster"
@@ -22,7 +23,13 @@ func TestPartition(t *testing.T) {
 	pods := func() string {
 		return kubectl(t, server, "get", "pods", "-l", "app=hello", "-o", "jsonpath={range .items[*]}{.metadata.uid} {.status.containerStatuses[*].containerID} {.metadata.deletionTimestamp},{end}")
 	}
-	before := pods()
+	var before string
+	eventually(t, func() error { // those of before the patch are gone
+		if before = pods(); strings.Count(before, ",") != 2 {
+			return fmt.Errorf("the pods are %s", before)
+		}
+		return nil
+	})
 	for _, fault := range []struct {
 		name      string
 		cut, mend func() error
