@@ -92,6 +92,35 @@ func TestTCP(t *testing.T) {
 	}
 }
 
+// TestTCPTargetEndsFirst: a target that has said all still hears its client.
+func TestTCPTargetEndsFirst(t *testing.T) {
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	must(t, err)
+	defer listener.Close()
+	r, err := group(t).Listen("tcp", anyPort, Targets{Addrs: []netip.AddrPort{listener.Addr().(*net.TCPAddr).AddrPort()}})
+	must(t, err)
+	client, err := net.Dial("tcp", r.address())
+	must(t, err)
+	defer client.Close()
+	target, err := listener.Accept()
+	must(t, err)
+	defer target.Close()
+	for _, conn := range []net.Conn{client, target} {
+		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	}
+	must(t, target.(*net.TCPConn).CloseWrite())
+	if said, err := io.ReadAll(client); err != nil || len(said) > 0 {
+		t.Fatalf("the client reads %q, %v", said, err)
+	}
+	sent := bytes.Repeat([]byte("x"), 1<<20)
+	_, err = client.Write(sent)
+	must(t, err)
+	must(t, client.(*net.TCPConn).CloseWrite())
+	if heard, err := io.ReadAll(target); err != nil || !bytes.Equal(heard, sent) {
+		t.Errorf("the target hears %d bytes of %d, %v", len(heard), len(sent), err)
+	}
+}
+
 // TestTCPDeadTarget: a target that refuses is passed over, also by a client
 // that stays with one.
 func TestTCPDeadTarget(t *testing.T) {

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"sync"
 	"time"
 )
 
@@ -51,16 +50,19 @@ func (g *Group) pass(client *net.TCPConn, b *balancer) {
 		_ = client.SetLinger(0) // a reset, as for a port where nobody listens
 		return
 	}
-	var both sync.WaitGroup
-	both.Add(1)
+	// Neither end is closed before both ways are done: either side may end its
+	// own first and go on reading.
+	sent, received := make(chan struct{}), make(chan struct{})
 	if g.run(target, func() {
-		defer both.Done()
 		transfer(client, target)
+		close(received)
+		<-sent
 	}) != nil {
 		return
 	}
 	transfer(target, client)
-	both.Wait()
+	close(sent)
+	<-received
 }
 
 // dial connects to the first target that answers; nil if none does.
