@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -22,12 +21,10 @@ type leadership struct {
 type reign struct {
 	term uint64
 	over chan struct{}
-	// since is when this server's last reign was over; zero: it had none.
-	since time.Time
 
 	mu       sync.Mutex
-	sessions map[uint64]*session    // of the other servers, by origin; guarded by mu
-	silent   map[raft.ServerID]bool // that do not answer heartbeats; guarded by mu
+	sessions map[uint64]*session     // of the other servers, by origin; guarded by mu
+	pulses   map[raft.ServerID]pulse // guarded by mu
 }
 
 func (l *leadership) set(r *reign) {
@@ -56,12 +53,10 @@ func (l *leadership) now() (*reign, <-chan struct{}) {
 
 // follow turns raft's notices into reigns until ctx ends.
 func (s *Store) follow(ctx context.Context, r *raft.Raft, notices <-chan bool) error {
-	var over time.Time
 	for {
 		select {
 		case leads := <-notices:
 			if !leads {
-				over = time.Now()
 				s.leadership.set(nil)
 				continue
 			}
@@ -76,8 +71,8 @@ func (s *Store) follow(ctx context.Context, r *raft.Raft, notices <-chan bool) e
 				continue // the fsm has stopped, and the store does
 			}
 			s.leadership.set(&reign{
-				term: term, over: make(chan struct{}), since: over,
-				sessions: make(map[uint64]*session), silent: make(map[raft.ServerID]bool),
+				term: term, over: make(chan struct{}),
+				sessions: make(map[uint64]*session), pulses: make(map[raft.ServerID]pulse),
 			})
 			s.hclog.loud.Store(true)
 		case <-ctx.Done():

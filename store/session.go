@@ -126,7 +126,7 @@ func (r *reign) linked() map[raft.ServerID]bool {
 	linked := make(map[raft.ServerID]bool)
 	for _, n := range r.sessions {
 		n.mu.Lock()
-		if n.wire != nil && !r.silent[n.id] {
+		if n.wire != nil && !r.pulses[n.id].silent {
 			linked[n.id] = true
 		}
 		n.mu.Unlock()

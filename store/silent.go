@@ -1,60 +1,41 @@
 package store
 
 import (
-	"context"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
 
-// hearSilence follows which servers answer the leader's heartbeats, until ctx
-// ends. A machine that lost its power says no last word, so its connection looks
-// alive for as long as TCP has patience.
-func (s *Store) hearSilence(ctx context.Context) error {
-	// Raft repeats a failure until it is over, and says once that it is; there is
-	// room for both however late this goroutine runs.
-	seen := make(chan raft.Observation, 256)
-	observer := raft.NewObserver(seen, false, func(o *raft.Observation) bool {
-		switch o.Data.(type) {
-		case raft.FailedHeartbeatObservation, raft.ResumedHeartbeatObservation:
-			return true
-		}
-		return false
-	})
-	s.raft.RegisterObserver(observer)
-	defer s.raft.DeregisterObserver(observer)
-	for {
-		select {
-		case o := <-seen:
-			if r, _ := s.leadership.now(); r != nil && r.hear(o) {
-				s.linked.tell()
-			}
-		case <-ctx.Done():
-			return nil
-		}
+// heartbeat takes in whether a server answered a heartbeat of the term, which
+// was sent at began. A machine that lost its power says no last word, so its
+// connection looks alive for as long as TCP has patience.
+func (s *Store) heartbeat(term uint64, id raft.ServerID, began time.Time, answered bool) {
+	// One of an earlier reign, which may fail late, says nothing of now.
+	if r, _ := s.leadership.now(); r != nil && r.term == term && r.hear(id, began, answered) {
+		s.linked.tell()
 	}
 }
 
-// hear takes in what Raft says of a server, and tells whether that changes
-// anything. A heartbeat of an earlier reign that fails late says nothing of now,
-// and nobody would take it back.
-func (r *reign) hear(o raft.Observation) (changed bool) {
-	switch heard := o.Data.(type) {
-	case raft.FailedHeartbeatObservation:
-		return heard.LastContact.After(r.since) && r.setSilent(heard.PeerID, true)
-	case raft.ResumedHeartbeatObservation:
-		return r.setSilent(heard.PeerID, false)
-	}
-	return false
+// pulse is what the heartbeats tell of one server.
+type pulse struct {
+	heard  time.Time // the last answer
+	silent bool
 }
 
-func (r *reign) setSilent(id raft.ServerID, silent bool) (changed bool) {
+// hear notes a heartbeat, and tells whether the server is silent now and was not
+// before, or the other way round. Heartbeats overtake each other: one that fails
+// says nothing when a later one was answered.
+func (r *reign) hear(id raft.ServerID, began time.Time, answered bool) (changed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	changed = r.silent[id] != silent
-	if silent {
-		r.silent[id] = true
-	} else {
-		delete(r.silent, id)
+	p := r.pulses[id]
+	silent := p.silent
+	switch {
+	case answered:
+		p = pulse{heard: time.Now()}
+	case !p.heard.After(began):
+		p.silent = true
 	}
-	return changed
+	r.pulses[id] = p
+	return p.silent != silent
 }

@@ -21,25 +21,38 @@ func TestSilentFollower(t *testing.T) {
 	c.same()
 }
 
-// TestLateHeartbeat: a heartbeat that was sent in an earlier reign of this server
-// and fails in the present one silences nobody.
+// TestLateHeartbeat: a heartbeat that fails after a later one was answered, or
+// was sent in an earlier reign, silences nobody.
 func TestLateHeartbeat(t *testing.T) {
-	now := time.Now()
-	r := &reign{since: now, silent: make(map[raft.ServerID]bool)}
-	failed := func(contact time.Time) raft.Observation {
-		return raft.Observation{Data: raft.FailedHeartbeatObservation{PeerID: "b", LastContact: contact}}
-	}
+	s := &Store{}
+	r := &reign{term: 6, over: make(chan struct{}), pulses: make(map[raft.ServerID]pulse)}
+	s.leadership.set(r)
+	before := time.Now()
 	for i, step := range []struct {
-		heard           raft.Observation
-		changed, silent bool
+		term         uint64
+		began        time.Time
+		answered     bool
+		told, silent bool
 	}{
-		{failed(now.Add(-time.Second)), false, false},
-		{failed(now.Add(time.Second)), true, true},
-		{failed(now.Add(time.Second)), false, true},
-		{raft.Observation{Data: raft.ResumedHeartbeatObservation{PeerID: "b"}}, true, false},
+		{4, before, false, false, false},
+		{6, before, false, true, true},
+		{6, before, false, false, true},
+		{4, before, true, false, true},
+		{6, before, true, true, false},
+		{6, before, false, false, false},
+		{4, before.Add(time.Hour), false, false, false},
+		{6, before.Add(time.Hour), false, true, true},
 	} {
-		if changed := r.hear(step.heard); changed != step.changed || r.silent["b"] != step.silent {
-			t.Errorf("step %d: changed %v, silent %v", i, changed, r.silent["b"])
+		changed := s.linked.wait()
+		s.heartbeat(step.term, "b", step.began, step.answered)
+		told := false
+		select {
+		case <-changed:
+			told = true
+		default:
+		}
+		if silent := r.pulses["b"].silent; told != step.told || silent != step.silent {
+			t.Errorf("step %d: told %v, silent %v", i, told, silent)
 		}
 	}
 }

@@ -114,7 +114,6 @@ func (s *Store) serve(ctx context.Context, notices <-chan bool) error {
 	group.Go(func() error { return s.proposals.run(ctx) })
 	group.Go(func() error { return s.transport.run(pumping) })
 	group.Go(func() error { return s.observe(ctx) })
-	group.Go(func() error { return s.hearSilence(ctx) })
 	group.Go(func() error { return s.steer(ctx) })
 	group.Go(func() error { return s.passCommits(ctx) })
 	group.Go(func() error { return s.servePeers(ctx) })

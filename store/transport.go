@@ -17,14 +17,16 @@ type transport struct {
 
 	// stuck tells that this server's disk does not answer.
 	stuck func() bool
+	// heartbeat is told of each heartbeat when it is over.
+	heartbeat func(term uint64, to raft.ServerID, began time.Time, answered bool)
 }
 
 // transportTimeout bounds dialling and each message between servers.
 const transportTimeout = 3 * time.Second
 
-func newTransport(layer raft.StreamLayer, logger *raftLogger, stuck func() bool) *transport {
+func newTransport(layer raft.StreamLayer, logger *raftLogger, stuck func() bool, heartbeat func(uint64, raft.ServerID, time.Time, bool)) *transport {
 	return &transport{
-		stuck: stuck,
+		stuck: stuck, heartbeat: heartbeat,
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream: layer, MaxPool: 3, Timeout: transportTimeout, Logger: logger,
 			// One message at a time to each server: a pipeline of Raft's hangs for ever
@@ -41,10 +43,15 @@ var errStuck = errors.New("the disk of the leader does not answer")
 // hangs sends none: it can take no write, so another server must lead, and Raft
 // itself would not notice.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	if len(args.Entries) == 0 && t.stuck() {
-		return errStuck
+	if len(args.Entries) > 0 {
+		return t.NetworkTransport.AppendEntries(id, target, args, resp)
 	}
-	return t.NetworkTransport.AppendEntries(id, target, args, resp)
+	began, err := time.Now(), errStuck
+	if !t.stuck() {
+		err = t.NetworkTransport.AppendEntries(id, target, args, resp)
+	}
+	t.heartbeat(args.Term, id, began, err == nil)
+	return err
 }
 
 // Consumer gives the messages for this server's Raft.
