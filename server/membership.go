@@ -25,17 +25,33 @@ import (
 // it has the keys of a cluster already, and takes over that cluster's settings.
 func (s *Server) joinCluster(ctx context.Context) error {
 	dir := filepath.Join(s.cfg.DataDir, "server")
+	settings, err := join.Settings(dir)
+	if err != nil {
+		return err
+	}
+	s.cfg.resumeJoin(settings)
 	if s.cfg.Join != "" && !join.Joined(dir) {
 		request := joining.ServerRequest{Name: s.cfg.NodeName, Version: version.Kubernetes}
 		if err := join.Fetch(ctx, dir, s.cfg.Join, s.cfg.Token, request, s.cfg.Logger); err != nil {
 			return err
 		}
+		if settings, err = join.Settings(dir); err != nil {
+			return err
+		}
 	}
-	settings, err := join.Settings(dir)
-	if err != nil || settings == nil {
-		return err
+	if settings == nil {
+		return nil
 	}
 	return s.cfg.adopt(settings)
+}
+
+// resumeJoin has a server that began to join go on, should it be started without
+// --join now: it would found a cluster of its own with the other one's keys. A
+// server that was let in does not ask.
+func (c *Config) resumeJoin(s *joining.Settings) {
+	if c.Join == "" && s != nil && len(s.Servers) > 0 {
+		c.Join = s.Servers[0]
+	}
 }
 
 // adopt replaces what all servers of a cluster must agree on.
