@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io/fs"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +15,8 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"orch/server/join"
 )
 
 // try runs a command with one flag of each kind and a config file.
@@ -147,14 +151,19 @@ func TestProgress(t *testing.T) {
 	}
 }
 
-// What could end in the wrong cluster, or in none, is refused.
-func TestCommandLine(t *testing.T) {
-	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
-	const text = "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{name: a, context: {cluster: a}}]\nclusters: [{name: a, cluster: {server: 'https://127.0.0.1:1'}}]\n"
-	if err := os.WriteFile(kubeconfig, []byte(text), 0o600); err != nil {
+func kubeconfigFor(t *testing.T, server string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	text := "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{name: a, context: {cluster: a}}]\nclusters: [{name: a, cluster: {server: '" + server + "'}}]\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("KUBECONFIG", kubeconfig)
+	return path
+}
+
+// What could end in the wrong cluster, or in none, is refused.
+func TestCommandLine(t *testing.T) {
+	t.Setenv("KUBECONFIG", kubeconfigFor(t, "https://127.0.0.1:1"))
 	dir := t.TempDir()
 	for _, tt := range []struct{ line, want string }{
 		{"member list", "127.0.0.1:1"},
@@ -167,5 +176,15 @@ func TestCommandLine(t *testing.T) {
 		if err := run(t.Context(), append([]string{"orch"}, strings.Split(tt.line, " ")...)); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("orch %s: %v, want %q", tt.line, err, tt.want)
 		}
+	}
+}
+
+// Whoever rotates tokens and gets no answer is told where to look: the tokens may
+// be void by then.
+func TestRotationWithoutAnswer(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
+	defer server.Close()
+	if err := run(t.Context(), []string{"orch", "token", "rotate", "--kubeconfig", kubeconfigFor(t, server.URL)}); err == nil || !strings.Contains(err.Error(), join.InForce) {
+		t.Errorf("%v does not say where the tokens are", err)
 	}
 }

@@ -3,8 +3,11 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
+	"syscall"
 
 	"github.com/urfave/cli/v2"
 
@@ -31,12 +34,19 @@ func rotateTokens(c *cli.Context) error {
 		return err
 	}
 	data, err := askServer(c, http.MethodPost, "/v1-orch/tokens/rotate", bytes.NewReader(body))
+	var lost *url.Error // no answer came
+	if errors.As(err, &lost) && !errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("rotate tokens: %w (%s)", err, join.InForce)
+	}
 	if err != nil {
 		return fmt.Errorf("rotate tokens: %w", err)
 	}
 	var answer join.RotateAnswer
 	if err := json.Unmarshal(data, &answer); err != nil {
 		return fmt.Errorf("the server's answer: %w", err)
+	}
+	if answer.Warning != "" {
+		fmt.Fprintln(c.App.ErrWriter, "warning:", answer.Warning)
 	}
 	if request.Server {
 		fmt.Fprintln(c.App.Writer, "server:", answer.Server)

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
 	"orch/server/join"
 )
 
@@ -33,7 +35,11 @@ func (a *assembly) serveTokens(w http.ResponseWriter, r *http.Request) {
 	}
 	answer, err := a.tokens.Rotate(r.Context(), request)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		text := err.Error()
+		if apierrors.IsTimeout(err) {
+			text += " (" + join.InForce + ")"
+		}
+		http.Error(w, text, http.StatusServiceUnavailable)
 		return
 	}
 	a.cfg.Logger.Info("join tokens rotated", "component", "server", "server", request.Server, "agent", request.Agent, "grace", request.Grace)

@@ -134,10 +134,15 @@ type RotateRequest struct {
 type RotateAnswer struct {
 	Server string `json:"server"`
 	Agent  string `json:"agent"`
+	// Warning says why this server's files do not have them.
+	Warning string `json:"warning,omitempty"`
 }
 
+// InForce tells where to look when the outcome of a rotation is not known.
+const InForce = "whether the tokens were replaced is not known: those in force are in <data-dir>/server/token and agent-token of any server that is ready; rotate them again if they are the old ones"
+
 // Rotate replaces tokens. When it returns, no server takes the old ones for
-// longer than their grace.
+// longer than their grace. After a Timeout error they may have been replaced.
 func (o *Rotation) Rotate(ctx context.Context, request RotateRequest) (*RotateAnswer, error) {
 	if err := request.Validate(); err != nil {
 		return nil, err
@@ -168,7 +173,11 @@ func (o *Rotation) Rotate(ctx context.Context, request RotateRequest) (*RotateAn
 		return nil, fmt.Errorf("keep the join tokens: %w", err)
 	}
 	t := o.tokens(next)
-	return &RotateAnswer{Server: t.Server.String(), Agent: t.Agent.String()}, o.keep(t)
+	answer := &RotateAnswer{Server: t.Server.String(), Agent: t.Agent.String()}
+	if err := o.keep(t); err != nil { // they are in force all the same, and must be told
+		answer.Warning = fmt.Sprintf("%v: until this server starts again its files have the old tokens", err)
+	}
+	return answer, nil
 }
 
 // Validate checks a request of a client.

@@ -83,6 +83,26 @@ func TestRotate(t *testing.T) {
 	}
 }
 
+// Tokens in force are told even when they cannot be written down: the old ones
+// are void.
+func TestRotateWithoutFiles(t *testing.T) {
+	s := newTestServer(t)
+	s.bootstrap(t)
+	file := filepath.Join(s.dir, "agent-token")
+	if err := errors.Join(os.Remove(file), os.MkdirAll(filepath.Join(file, "in", "the", "way"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	o := rotation(s)
+	answer, err := o.Rotate(t.Context(), RotateRequest{Agent: true})
+	if err != nil || !strings.Contains(answer.Warning, file) {
+		t.Fatalf("%+v, %v", answer, err)
+	}
+	told, err := joining.ParseToken(answer.Agent)
+	if err != nil || whose(t, o, told) != joining.UserNode || whose(t, o, s.keys.Tokens.Agent) != "" {
+		t.Errorf("the token that was told is not the one in force (%v)", err)
+	}
+}
+
 // A server that is cut off from the others cannot know whether a token is void.
 func TestRotationNeedsTheOthers(t *testing.T) {
 	s := newTestServer(t)
