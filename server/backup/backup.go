@@ -80,13 +80,13 @@ func save(ctx context.Context, dir string, h Header, s Store, progress Progress,
 	}
 	var revision int64
 	err := writeWhole(dir, path, func(file *os.File) (err error) {
-		if revision, err = write(ctx, file, h, s, progress); err == nil && beforehand != nil {
+		if revision, err = write(ctx, sparing{file}, h, s, progress); err == nil && beforehand != nil {
 			err = beforehand(path)
 		}
 		return err
 	})
 	if err != nil {
-		return Info{}, fmt.Errorf("save snapshot %s: %w", h.Name, err)
+		return Info{}, explainFull(dir, err)
 	}
 	info, err := infoOf(path)
 	info.Revision = revision
@@ -125,10 +125,15 @@ func write(ctx context.Context, w io.Writer, h Header, s Store, progress Progres
 	}
 	start := binary.LittleEndian.AppendUint32([]byte(magic), uint32(len(header)))
 	if _, err := z.Write(append(start, header...)); err != nil {
+		_ = z.Close()
 		return 0, err
 	}
 	revision, err := s.Backup(ctx, z, progress)
-	return revision, errors.Join(err, z.Close())
+	if err != nil {
+		_ = z.Close() // says the same again
+		return 0, err
+	}
+	return revision, z.Close()
 }
 
 // Reader reads a snapshot: the header first, the state from Read.

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -132,6 +135,52 @@ func TestSchedule(t *testing.T) {
 	if due := k.due(before); due.Sub(before) != time.Hour {
 		t.Errorf("due in %v once the clock was set back", due.Sub(before))
 	}
+}
+
+// TestScheduleFullDisk: each attempt is told once, the pauses grow, and the
+// schedule goes on when there is space.
+func TestScheduleFullDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told []string
+		began, tries := time.Now(), 0
+		cfg := newTestKeeper(t.TempDir(), nil).Config
+		cfg.Store = failing{text("x"), func() error {
+			if tries++; tries <= 2 {
+				return &os.PathError{Op: "write", Path: "state", Err: syscall.ENOSPC}
+			}
+			return nil
+		}}
+		ctx, stop := context.WithCancel(t.Context())
+		cfg.Report = func(o Outcome) {
+			told = append(told, fmt.Sprintf("%v full: %v", time.Since(began).Round(time.Minute), errors.Is(o.Err, syscall.ENOSPC)))
+			if o.Err != nil && !strings.Contains(o.Err.Error(), "delete old snapshots") {
+				t.Errorf("it does not say what to do: %v", o.Err)
+			}
+			if len(told) == 3 {
+				stop()
+			}
+		}
+		if err := NewKeeper(cfg).Run(ctx); err != nil {
+			t.Error(err)
+		}
+		if got, want := strings.Join(told, ", "), "10m0s full: true, 11m0s full: true, 13m0s full: false"; got != want {
+			t.Errorf("told: %s, want %s", got, want)
+		}
+		if left, err := os.ReadDir(cfg.Dir); err != nil || len(left) != 1 {
+			t.Errorf("left are %v, %v", left, err)
+		}
+	})
+}
+
+// failing is a store whose backups fail half-way.
+type failing struct {
+	text
+	fail func() error
+}
+
+func (f failing) Backup(ctx context.Context, w io.Writer, progress func(done, total int64)) (int64, error) {
+	revision, err := f.text.Backup(ctx, w, progress)
+	return revision, errors.Join(err, f.fail())
 }
 
 // TestSweep: what a killed process left is no snapshot, and goes away.

@@ -88,20 +88,16 @@ const (
 const firstSnapshot = 10 * time.Minute
 
 func (k *Keeper) schedule(ctx context.Context) {
-	pause := firstPause
-	for rest(ctx, time.Until(k.due(time.Now())), nil) {
-		_, err := k.save(ctx, k.scheduledName(time.Now()), nil)
-		if err == nil {
-			pause = firstPause
-			if err := k.forget(); err != nil {
-				k.Logger.Warn("old snapshots are not deleted", "error", err)
-			}
+	pause, wait := firstPause, time.Until(k.due(time.Now()))
+	for rest(ctx, wait, nil) {
+		if _, err := k.save(ctx, k.scheduledName(time.Now()), nil); err != nil {
+			wait, pause = pause, min(2*pause, lastPause)
 			continue
 		}
-		if !rest(ctx, pause, nil) {
-			return
+		if err := k.forget(); err != nil {
+			k.Logger.Warn("old snapshots are not deleted", "error", err)
 		}
-		pause = min(2*pause, lastPause)
+		pause, wait = firstPause, time.Until(k.due(time.Now()))
 	}
 }
 

@@ -86,21 +86,24 @@ func (n *Node) SmallDisk(megabytes int) error {
 // filler takes what is left of a small disk.
 func (n *Node) filler() string { return filepath.Join(n.DataDir(), "filler") }
 
-// FillDisk leaves no space on the disk that SmallDisk made.
-func (n *Node) FillDisk() error {
+// FillDisk leaves so many bytes on the disk that SmallDisk made.
+func (n *Node) FillDisk(left int64) error {
 	file, err := os.Create(n.filler())
 	if err != nil {
 		return err
 	}
 	defer file.Close()
+	var size int64
 	for block := 1 << 20; block > 0; {
-		if _, err := file.Write(make([]byte, block)); errors.Is(err, syscall.ENOSPC) {
+		written, err := file.Write(make([]byte, block))
+		size += int64(written)
+		if errors.Is(err, syscall.ENOSPC) {
 			block /= 2 // to the last byte
 		} else if err != nil {
 			return err
 		}
 	}
-	return nil
+	return file.Truncate(max(0, size-left))
 }
 
 // FreeDisk undoes FillDisk.

@@ -101,7 +101,7 @@ func (n *nemesis) rejoin(ctx context.Context, on *cluster.Node) error {
 // fillDisk also writes much, through another server: what small writes need, the
 // files have in reserve.
 func fillDisk(n *nemesis, ctx context.Context, on *cluster.Node) error {
-	if err := on.FillDisk(); err != nil {
+	if err := on.FillDisk(0); err != nil {
 		return err
 	}
 	a, err := newAccess(n.others(on)[0])
