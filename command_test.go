@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -16,6 +17,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"orch/server"
+	"orch/server/backup"
 	"orch/server/join"
 )
 
@@ -172,6 +175,13 @@ func TestCommandLine(t *testing.T) {
 		{"member remove a --kubeconfig b", "put --kubeconfig and what belongs to it before a"},
 		{"snapshot restore one --data-dir " + dir, "put --data-dir and what belongs to it before one"},
 		{"snapshot restore --data-dir " + dir + " ", "name one snapshot"}, // an empty name
+		{"snapshot restore one two", "name one snapshot"},
+		{"member remove a b", "name one server"},
+		{"token create a b", "orch token create: takes no arguments, and was given a b"},
+		{"member list a", "takes no arguments"},
+		{"snapshot save one", "takes no arguments"},
+		{"server one", "takes no arguments"},
+		{"version one", "takes no arguments"},
 	} {
 		if err := run(t.Context(), append([]string{"orch"}, strings.Split(tt.line, " ")...)); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("orch %s: %v, want %q", tt.line, err, tt.want)
@@ -182,9 +192,39 @@ func TestCommandLine(t *testing.T) {
 // Whoever rotates tokens and gets no answer is told where to look: the tokens may
 // be void by then.
 func TestRotationWithoutAnswer(t *testing.T) {
-	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
-	defer server.Close()
-	if err := run(t.Context(), []string{"orch", "token", "rotate", "--kubeconfig", kubeconfigFor(t, server.URL)}); err == nil || !strings.Contains(err.Error(), join.InForce) {
+	silent := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
+	defer silent.Close()
+	if err := run(t.Context(), []string{"orch", "token", "rotate", "--kubeconfig", kubeconfigFor(t, silent.URL)}); err == nil || !strings.Contains(err.Error(), join.InForce) {
 		t.Errorf("%v does not say where the tokens are", err)
 	}
 }
+
+// What only has a snapshot's name is not listed as one, and what is damaged is told.
+func TestSnapshotList(t *testing.T) {
+	dataDir := t.TempDir()
+	dir := server.SnapshotDir(dataDir)
+	if err := errors.Join(os.MkdirAll(filepath.Join(dir, "folder.orch"), 0o700), os.WriteFile(filepath.Join(dir, "half.orch"), []byte("half"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := backup.Save(t.Context(), dir, backup.Header{Name: "whole"}, emptyStore{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	var out, warnings bytes.Buffer
+	app := &cli.App{Commands: []*cli.Command{snapshotCommand()}, Writer: &out, ErrWriter: &warnings}
+	if err := app.RunContext(t.Context(), []string{"orch", "snapshot", "list", "--data-dir", dataDir, "--config", os.DevNull}); err != nil {
+		t.Fatal(err)
+	}
+	if text := out.String(); strings.Count(text, "\n") != 2 || !strings.Contains(text, filepath.Join(dir, "whole.orch")) {
+		t.Errorf("listed are:\n%s", text)
+	}
+	if text := warnings.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, "half.orch is not a whole and sound snapshot") {
+		t.Errorf("warnings:\n%s", text)
+	}
+}
+
+type emptyStore struct{}
+
+func (emptyStore) Backup(context.Context, io.Writer, func(done, total int64)) (int64, error) {
+	return 1, nil
+}
+func (emptyStore) Group() string { return "g/1" }

@@ -178,11 +178,12 @@ func parseCIDR(c *cli.Context, name string) (*net.IPNet, error) {
 	return network, nil
 }
 
-// refuseLateFlags makes flags behind the arguments errors. They would be taken for
-// arguments, and the command would go to the wrong folder or cluster.
-func refuseLateFlags(commands []*cli.Command) {
+// refuseStrays makes errors of arguments to commands that take none, and of flags
+// behind arguments: they would be taken for arguments, and the command would go to
+// the wrong folder or cluster.
+func refuseStrays(commands []*cli.Command) {
 	for _, command := range commands {
-		refuseLateFlags(command.Subcommands)
+		refuseStrays(command.Subcommands)
 		action := command.Action
 		if action == nil || command.SkipFlagParsing {
 			continue
@@ -192,6 +193,9 @@ func refuseLateFlags(commands []*cli.Command) {
 				if len(arg) > 1 && arg[0] == '-' {
 					return fmt.Errorf("%s: put %s and what belongs to it before %s", c.Command.HelpName, arg, c.Args().First())
 				}
+			}
+			if c.Args().Present() && c.Command.ArgsUsage == "" {
+				return fmt.Errorf("%s: takes no arguments, and was given %s", c.Command.HelpName, strings.Join(c.Args().Slice(), " "))
 			}
 			return action(c)
 		}

@@ -60,7 +60,7 @@ func run(ctx context.Context, args []string) error {
 			versionCommand(),
 		},
 	}
-	refuseLateFlags(app.Commands)
+	refuseStrays(app.Commands)
 	return app.RunContext(ctx, args)
 }
 

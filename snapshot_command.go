@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -100,6 +101,13 @@ func listSnapshots(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	list = slices.DeleteFunc(list, func(info backup.Info) bool {
+		err := backup.Verify(info.Path)
+		if err != nil {
+			fmt.Fprintf(c.App.ErrWriter, "warning: %v (orch snapshot delete %s)\n", err, info.Name)
+		}
+		return err != nil
+	})
 	var remoteErr error
 	if bucket != nil {
 		var remote []backup.Info

@@ -175,7 +175,7 @@ func Open(dir, name string) (*Reader, error) {
 		err = r.readHeader()
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%s is not a whole and sound snapshot: %w", path, err), file.Close())
+		return nil, errors.Join(unsound(path, err), file.Close())
 	}
 	return r, nil
 }
@@ -235,10 +235,30 @@ func Find(ctx context.Context, dir, name string, where S3, progress Progress) (*
 	if err != nil {
 		return nil, err
 	}
-	_, err = io.Copy(io.Discard, r)
-	path := r.Path
-	if err = errors.Join(err, r.Close()); err != nil {
-		return nil, fmt.Errorf("%s is not a whole and sound snapshot: %w", path, err)
+	if err := r.verify(); err != nil {
+		return nil, err
 	}
-	return Open(dir, path)
+	return Open(dir, r.Path)
+}
+
+// Verify reads all of the snapshot at path; nil: it is whole and sound.
+func Verify(path string) error {
+	r, err := Open(filepath.Split(path))
+	if err != nil {
+		return err
+	}
+	return r.verify()
+}
+
+// verify reads r to its end and closes it.
+func (r *Reader) verify() error {
+	_, err := io.Copy(io.Discard, r)
+	if err = errors.Join(err, r.Close()); err != nil {
+		return unsound(r.Path, err)
+	}
+	return nil
+}
+
+func unsound(path string, err error) error {
+	return fmt.Errorf("%s is not a whole and sound snapshot: %w", path, err)
 }

@@ -20,7 +20,7 @@ type Info struct {
 	Revision int64     `json:"revision,omitempty"`
 }
 
-// List gives the snapshots in dir, oldest first.
+// List gives the snapshots in dir, oldest first, without looking into them.
 func List(dir string) ([]Info, error) {
 	paths, err := filepath.Glob(filepath.Join(dir, "*"+suffix))
 	if err != nil {
@@ -30,7 +30,7 @@ func List(dir string) ([]Info, error) {
 	for _, path := range paths {
 		info, err := infoOf(path)
 		switch {
-		case errors.Is(err, fs.ErrNotExist): // deleted meanwhile
+		case errors.Is(err, fs.ErrNotExist): // deleted meanwhile, or no file
 		case err != nil:
 			return nil, err
 		case validName.MatchString(info.Name):
@@ -47,6 +47,9 @@ func sortByAge(list []Info) {
 
 func infoOf(path string) (Info, error) {
 	stat, err := os.Stat(path)
+	if err == nil && !stat.Mode().IsRegular() {
+		err = &fs.PathError{Op: "list", Path: path, Err: fs.ErrNotExist}
+	}
 	if err != nil {
 		return Info{}, err
 	}
