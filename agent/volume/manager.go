@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
@@ -301,6 +302,12 @@ func (m *Manager) update(ctx context.Context, uid types.UID) {
 func (m *Manager) updateFailed(p *corev1.Pod, v *corev1.Volume, err error) {
 	if p.DeletionTimestamp != nil {
 		return // what it shows is often deleted along with it
+	}
+	if apierrors.IsForbidden(err) {
+		// A node may read what its pods refer to: this one is gone already, with its
+		// namespace perhaps, and this node hears of it in a moment.
+		m.log.Debug("a volume is not updated any more", "pod", p.Namespace+"/"+p.Name, "volume", v.Name, "err", err)
+		return
 	}
 	m.log.Warn("cannot update a volume; it keeps its content", "pod", p.Namespace+"/"+p.Name, "volume", v.Name, "err", err)
 	if m.cfg.Events != nil {

@@ -1,7 +1,9 @@
 package volume
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -16,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -363,6 +366,22 @@ func TestUpdates(t *testing.T) {
 	w.removed(p.UID)
 	if w.Objects == nil || w.api.Watches.Load() != 0 {
 		w.eventually("watches end", func() bool { return w.api.Watches.Load() == 0 })
+	}
+}
+
+// While its namespace is deleted, what a pod refers to is refused for a moment.
+func TestForbiddenUpdate(t *testing.T) {
+	p := podWith(corev1.Volume{Name: "s"})
+	for err, warns := range map[error]bool{
+		apierrors.NewForbidden(corev1.Resource("secrets"), "password", errors.New("no pod refers to it")): false,
+		errors.New("disk full"): true,
+	} {
+		var log bytes.Buffer
+		m := New(Config{Dir: t.TempDir(), Client: objectstest.New(), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		m.updateFailed(p, &p.Spec.Volumes[0], fmt.Errorf("fetch: %w", err))
+		if (log.Len() > 0) != warns {
+			t.Errorf("%v: logged is %q", err, log.String())
+		}
 	}
 }
 
