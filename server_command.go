@@ -180,7 +180,11 @@ func runAgent(c *cli.Context) error {
 		return err
 	}
 	cfg.Servers = func(context.Context) (string, string, error) { return url, token, nil }
-	cfg.OnReady = func() { notifyReady(cfg.Logger) }
+	mark := readyMarkIn(cfg.DataDir)
+	if err := mark.remove(); err != nil {
+		return fmt.Errorf("--data-dir: %w", err)
+	}
+	cfg.OnReady = func() { notifyReady(cfg.Logger); mark.make(cfg.Logger) }
 	ctx, stop := context.WithCancel(c.Context)
 	defer stop()
 	var group errgroup.Group

@@ -431,7 +431,7 @@ ready() {
 	elif [ "$init" = systemd ]; then
 		systemctl is-active -q orch
 	else
-		tail -n "+$((lines + 1))" "$log" 2>/dev/null | grep -q 'node is ready'
+		[ -e "$data_dir/agent/ready" ]
 	fi
 }
 
@@ -744,6 +744,7 @@ main() {
 		return
 	fi
 	lines=$(log_lines)
+	rm -f "$data_dir/agent/ready" # of the process before
 	start_service
 	wait_ready
 	[ "$role" = agent ] || "$bin" kubectl --kubeconfig "$kubeconfig" get nodes </dev/null
