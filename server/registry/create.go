@@ -232,7 +232,8 @@ func storeFailure(err error) error {
 		return apierrors.NewTimeoutError("the write was not confirmed in time", 1)
 	case errors.Is(err, store.ErrUnknownOutcome):
 		return apierrors.NewTimeoutError(err.Error(), 1)
-	case errors.Is(err, store.ErrClosed), errors.Is(err, store.ErrNotLeader):
+	case errors.Is(err, store.ErrClosed), errors.Is(err, store.ErrNotLeader),
+		errors.Is(err, store.ErrRemoved), errors.Is(err, store.ErrSuperseded): // the others serve
 		return apierrors.NewServiceUnavailable(err.Error())
 	}
 	return apierrors.NewInternalError(err)

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"testing"
 
@@ -47,6 +48,13 @@ func TestUnknownOutcomeIsToldOnce(t *testing.T) {
 	first, _ := strconv.ParseInt(cm.ResourceVersion, 10, 64)
 	if now := f.store.Revision(); now != first+3 {
 		t.Errorf("revision %d after 3 writes, %d before", now, first)
+	}
+}
+
+// Clients of a server that is not one any more are to try another one.
+func TestStoreWithoutAGroup(t *testing.T) {
+	for _, err := range []error{store.ErrClosed, store.ErrNotLeader, store.ErrRemoved, store.ErrSuperseded} {
+		wantStatus(t, storeFailure(fmt.Errorf("store: %w", err)), 503, metav1.StatusReasonServiceUnavailable, err.Error())
 	}
 }
 
