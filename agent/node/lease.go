@@ -33,6 +33,7 @@ func (m *Manager) renewLease(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		default:
+			m.settle()
 			if last, failures = nil, failures+1; failures == 5 {
 				m.log.Warn("cannot renew the node's lease; the cluster will soon think this node gone", "err", err)
 			}

@@ -26,8 +26,9 @@ const (
 	reportInterval = 5 * time.Minute  // between reports of an unchanged node
 	imagesInterval = time.Minute      // between lists of the images
 	// settleTime is how long a node that was Ready counts as Ready after the agent
-	// has started again, while runtime and network come up.
-	settleTime = 10 * time.Second
+	// has started again, while runtime and network come up. They wait for a server,
+	// too, and that one hangs is noticed after 15 s.
+	settleTime = 20 * time.Second
 )
 
 // Why Run ends before its context does.
@@ -102,7 +103,7 @@ type Manager struct {
 	wake     chan struct{}               // a look at the machine is wanted now
 	pressure pressure                    // owned by the status loop
 	images   imageList                   // owned by the status loop
-	started  time.Time                   // when Run began
+	settles  atomic.Pointer[time.Time]   // since then: registered, or the API did not answer
 	removed  chan struct{}               // closed when the Node is deleted
 	goneOnce sync.Once                   // guards its closing
 	missed   atomic.Bool                 // a server has shown no such Node
@@ -131,11 +132,13 @@ func New(cfg Config) (*Manager, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Manager{
+	m := &Manager{
 		cfg: cfg, machine: cfg.Machine,
 		log:  cfg.Logger.With("component", "node"),
 		wake: make(chan struct{}, 1), removed: make(chan struct{}),
-	}, nil
+	}
+	m.settles.Store(&time.Time{})
+	return m, nil
 }
 
 // Node gives this node's API object as last seen, nil while it is not known. It
@@ -156,7 +159,6 @@ func (m *Manager) Wake() {
 // machine is read first, for a node is registered with its status; lease and
 // status follow the registration.
 func (m *Manager) Run(ctx context.Context) error {
-	m.started = m.cfg.Now()
 	if m.machine == nil {
 		machine, err := ReadMachine("/")
 		if err != nil {
@@ -170,6 +172,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return nil
 	}
+	m.settle()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return m.renewLease(ctx) })
 	group.Go(func() error { return m.watchNode(ctx) })
@@ -186,7 +189,12 @@ func (m *Manager) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// event records an event about the node.
+// settle has a node that was Ready count as Ready for the settleTime from now on.
+func (m *Manager) settle() {
+	now := m.cfg.Now()
+	m.settles.Store(&now)
+}
+
 // Event records something that happened to the node.
 func (m *Manager) Event(eventType, reason, message string) { m.event(eventType, reason, message) }
 

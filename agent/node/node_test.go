@@ -2,9 +2,11 @@ package node
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -16,6 +18,7 @@ import (
 	kruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
+	ktesting "k8s.io/client-go/testing"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -125,6 +128,55 @@ func TestNodeBecomesReady(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("Run: %v", err)
+	}
+}
+
+// A node whose agent starts again while no server answers stays Ready: pods ran on,
+// and nothing of it is news.
+func TestRestartedNodeStaysReady(t *testing.T) {
+	since := metav1.NewTime(time.Now().Add(-time.Hour).Truncate(time.Second))
+	old := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "box", UID: "u"}}
+	old.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastTransitionTime: since}}
+	client, cri := fake.NewClientset(old), &fakeCRI{}
+	var late atomic.Int64
+	client.PrependReactor("create", "nodes", func(ktesting.Action) (bool, kruntime.Object, error) {
+		first := late.CompareAndSwap(0, int64(2*settleTime))
+		return first, nil, errors.New("no server answers")
+	})
+	m, err := New(Config{
+		Client: client, NodeName: "box", Runtime: cri, Images: cri, DataDir: t.TempDir(), Machine: testMachine(),
+		Now: func() time.Time { return time.Now().Add(time.Duration(late.Load())) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := m.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	waitNode(t, m, func(*corev1.Node) bool { return !m.settles.Load().IsZero() })
+	cri.network.Store(true)
+	m.Wake()
+	n := waitNode(t, m, func(n *corev1.Node) bool { return len(n.Status.Conditions) == 4 })
+	if c := condition(n, corev1.NodeReady); c.Status != corev1.ConditionTrue || !c.LastTransitionTime.Equal(&since) {
+		t.Errorf("after the start it is %+v", c)
+	}
+	cancel()
+	running.Wait()
+
+	late.Add(int64(settleTime))
+	m.settle() // a server hangs
+	o := m.observe(t.Context())
+	o.notReady = errors.New("network is not ready")
+	var written time.Time
+	if err := m.writeStatus(t.Context(), m.cfg.Now(), o, &written); err != nil || !written.IsZero() {
+		t.Errorf("written at %v, %v", written, err)
+	}
+	if err := m.writeStatus(t.Context(), m.cfg.Now().Add(settleTime), o, &written); err != nil || condition(m.Node(), corev1.NodeReady).Status != corev1.ConditionFalse {
+		t.Errorf("a network that does not come up is not told: %v", err)
 	}
 }
 

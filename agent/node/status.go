@@ -57,6 +57,7 @@ func (m *Manager) report(ctx context.Context) error {
 		observed := m.observe(ctx)
 		err := m.writeStatus(ctx, now, observed, &written)
 		if err != nil && ctx.Err() == nil {
+			m.settle()
 			m.log.Warn("cannot write node status", "err", err)
 		}
 		if err == nil && observed.notReady == nil && !announced {
@@ -88,7 +89,7 @@ func (m *Manager) report(ctx context.Context) error {
 // long ago, and records what changed as events.
 func (m *Manager) writeStatus(ctx context.Context, now time.Time, o observation, written *time.Time) error {
 	old := m.Node()
-	if o.notReady != nil && !errors.Is(o.notReady, ErrShuttingDown) && now.Sub(m.started) < settleTime && isReady(&old.Status) {
+	if o.notReady != nil && !errors.Is(o.notReady, ErrShuttingDown) && now.Sub(*m.settles.Load()) < settleTime && isReady(&old.Status) {
 		return nil // pods ran through the restart; they must not be evicted for it
 	}
 	status := newStatus(now, &old.Status, o)
