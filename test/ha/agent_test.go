@@ -51,7 +51,7 @@ func TestAgentLeavesServer(t *testing.T) {
 		})
 		t.Logf("server %s: the lease was renewed at another one after %v; the node was %s since %v", f.name, time.Since(began), ready.Status, ready.LastTransitionTime)
 		if now := readyCondition(t, all, rest[0], agent); now.LastTransitionTime != ready.LastTransitionTime {
-			t.Logf("it is %s since %v", now.Status, now.LastTransitionTime)
+			t.Errorf("server %s: the node is %s since %v", f.name, now.Status, now.LastTransitionTime)
 		}
 		if err := f.undo(); err != nil {
 			t.Fatal(err)
