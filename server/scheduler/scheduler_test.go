@@ -304,7 +304,7 @@ func TestCountersStayTrue(t *testing.T) {
 			h.podChanged(gone, true)
 		}
 	}
-	for _, c := range h.cluster.counters {
+	for _, c := range h.cluster.counters.byKey {
 		fresh := &counter{selection: c.selection, perNode: map[*node]int{}}
 		for _, n := range h.cluster.nodes {
 			for _, p := range n.pods {

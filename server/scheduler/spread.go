@@ -10,8 +10,10 @@ type spreadState struct {
 type spreadCount struct {
 	constraint *constraint
 	byValue    map[string]int // matching pods by topology value, over the nodes that count
-	least      int64
-	self       int64 // 1 if the pod matches its own selector
+	domains    int            // topology values of those nodes
+	weight     float64        // of the pods in a domain, for scores
+	least      int64          // matching pods in the emptiest domain; of hard constraints
+	self       int64          // 1 if the pod matches its own selector
 }
 
 func (c *cluster) spreadOf(p *pod, constraints []constraint, attempt int) *spreadState {
@@ -33,23 +35,55 @@ func (c *cluster) spreadOf(p *pod, constraints []constraint, attempt int) *sprea
 
 func (c *cluster) spreadCount(p *pod, k *constraint, all []constraint, attempt int) spreadCount {
 	counter := c.counter(&k.selection, false, attempt)
-	count := spreadCount{constraint: k, byValue: map[string]int{}}
+	count := spreadCount{constraint: k}
 	if k.selection.matches(p.Pod, c.namespaceLabels) {
 		count.self = 1
 	}
-	for _, n := range c.nodes {
-		if value, ok := n.Labels[k.topologyKey]; ok && counts(p, n, k, all) {
-			count.byValue[value] += counter.perNode[n]
+	if c.everyNodeCounts(p, k, all) {
+		count.byValue, count.domains = counter.byValue(k.topologyKey), len(c.domain(k.topologyKey).values)
+		if k.hard {
+			count.least = least(count.byValue, c.domain(k.topologyKey).values)
 		}
+	} else {
+		count.byValue = map[string]int{}
+		for _, n := range c.nodes {
+			if value, ok := n.Labels[k.topologyKey]; ok && counts(p, n, k, all) {
+				count.byValue[value] += counter.perNode[n]
+			}
+		}
+		count.domains, count.least = len(count.byValue), least(count.byValue, count.byValue)
 	}
-	count.least = math.MaxInt64
-	for _, v := range count.byValue {
-		count.least = min(count.least, int64(v))
-	}
-	if int64(len(count.byValue)) < k.minDomains || len(count.byValue) == 0 {
+	if int64(count.domains) < k.minDomains || count.domains == 0 {
 		count.least = 0
 	}
+	// A topology with many values would otherwise weigh less than one with few.
+	count.weight = math.Log(float64(count.domains + 2))
 	return count
+}
+
+// least is the smallest count of the values among.
+func least(counts, among map[string]int) int64 {
+	least := int64(math.MaxInt64)
+	for value := range among {
+		if least = min(least, int64(counts[value])); least == 0 {
+			break
+		}
+	}
+	return least
+}
+
+// everyNodeCounts tells whether counts is true of all nodes with k's label, as
+// it mostly is: then nobody needs to look at them one by one.
+func (c *cluster) everyNodeCounts(p *pod, k *constraint, all []constraint) bool {
+	if k.honorTaints || k.honorAffinity && p.choosy {
+		return false
+	}
+	for i := range all {
+		if !k.byDefault && all[i].hard == k.hard && c.domain(all[i].topologyKey).nodes < len(c.nodes) {
+			return false
+		}
+	}
+	return true
 }
 
 // counts tells whether a node is one of those over which k spreads: it must
@@ -96,9 +130,7 @@ func (s *spreadState) score(n *node) (sum float64, ok bool) {
 			}
 			return 0, false
 		}
-		// A topology with many values would otherwise weigh less than one with few.
-		weight := math.Log(float64(len(count.byValue) + 2))
-		sum += float64(count.byValue[value])*weight + float64(count.constraint.maxSkew-1)
+		sum += float64(count.byValue[value])*count.weight + float64(count.constraint.maxSkew-1)
 	}
 	return sum, true
 }
