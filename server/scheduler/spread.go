@@ -24,9 +24,11 @@ func (c *cluster) spreadOf(p *pod, constraints []constraint, attempt int) *sprea
 	for i := range constraints {
 		k := &constraints[i]
 		count := c.spreadCount(p, k, constraints, attempt)
-		if k.hard {
+		switch {
+		case k.hard:
 			s.hard = append(s.hard, count)
-		} else {
+		case k.byDefault && count.domains == 0: // no node has a zone
+		default:
 			s.soft = append(s.soft, count)
 		}
 	}

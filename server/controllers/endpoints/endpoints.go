@@ -28,7 +28,7 @@ const maxAddresses = 1000
 // Endpoints gives the controller of the older Endpoints objects.
 func Endpoints(r *registry.Registry) *loop.Controller {
 	services, pods, endpoints := registry.Of[*corev1.Service](r), registry.Of[*corev1.Pod](r), registry.Of[*corev1.Endpoints](r)
-	pace := newPace()
+	pace := newPace(r)
 	return &loop.Controller{
 		Name:    "endpoints",
 		Workers: 4,
@@ -61,12 +61,13 @@ func Endpoints(r *registry.Registry) *loop.Controller {
 			if sameEndpoints(existing, want) {
 				return 0, nil
 			}
-			now := time.Now()
-			if wait := pace.hold(key, now); wait > 0 && keepsReady(existing, want) {
-				return wait, nil
+			if keepsReady(existing, want) {
+				if wait := pace.hold(key, time.Now()); wait > 0 {
+					return wait, nil
+				}
 			}
 			if len(readyAddresses(want)) > 0 {
-				pace.gain(key, now)
+				pace.gain(key, time.Now())
 			}
 			changed := existing.DeepCopy()
 			changed.Subsets, changed.Labels = want.Subsets, want.Labels

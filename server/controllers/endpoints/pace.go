@@ -6,30 +6,46 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"orch/server/controllers/loop"
+	"orch/server/registry"
 )
 
-// company is how long further endpoints of a service wait for each other. Every
-// node hears of each change, so while a deployment of thirty starts, thirty
-// changes would cost thirty times the nodes. The first one waits for nobody, and
-// nothing that is to get no more traffic waits.
-const company = 200 * time.Millisecond
+// Every node hears of each change of a service's endpoints: while a deployment
+// of thirty starts, thirty changes would cost thirty times the nodes. So further
+// endpoints wait for each other, the longer the more nodes there are. The first
+// one waits for nobody, and nothing that is to get no more traffic waits.
+const (
+	leastCompany   = 100 * time.Millisecond
+	companyPerNode = time.Millisecond
+	mostCompany    = time.Second
+)
 
 // pace knows when services last got an endpoint.
 type pace struct {
+	nodes registry.Typed[*corev1.Node]
+
 	mu     sync.Mutex
 	gained map[loop.Key]time.Time // guarded by mu
 }
 
-func newPace() *pace { return &pace{gained: make(map[loop.Key]time.Time)} }
+func newPace(r *registry.Registry) *pace {
+	return &pace{nodes: registry.Of[*corev1.Node](r), gained: make(map[loop.Key]time.Time)}
+}
+
+// company is how long endpoints wait in a cluster of so many nodes.
+func company(nodes int) time.Duration {
+	return min(max(leastCompany, time.Duration(nodes)*companyPerNode), mostCompany)
+}
 
 // hold is how long a change at now that only adds must wait.
 func (p *pace) hold(service loop.Key, now time.Time) time.Duration {
+	wait := company(len(p.nodes.List("", nil)))
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return max(0, p.gained[service].Add(company).Sub(now))
+	return max(0, p.gained[service].Add(wait).Sub(now))
 }
 
 // gain notes that a service gets endpoints.
@@ -55,7 +71,7 @@ func (plan *Plan) gains() bool {
 // onlyAdds tells whether all that the plan changes is that there are more
 // endpoints than in the existing slices, or more of them are ready.
 func (plan *Plan) onlyAdds(existing []*discoveryv1.EndpointSlice) bool {
-	if len(plan.Delete) > 0 || len(existing) == 0 {
+	if len(plan.Delete) > 0 || len(existing) == 0 || len(plan.Create)+len(plan.Update) == 0 {
 		return false
 	}
 	for _, after := range plan.Update {

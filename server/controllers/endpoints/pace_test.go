@@ -46,24 +46,30 @@ func TestOnlyAdds(t *testing.T) {
 }
 
 func TestPace(t *testing.T) {
-	p, now := newPace(), time.Now()
+	h := harness.New(t)
+	p, now := newPace(h.Registry), time.Now()
 	one, other := loop.Key{Namespace: "ns", Name: "one"}, loop.Key{Namespace: "ns", Name: "other"}
 	if wait := p.hold(one, now); wait > 0 {
 		t.Errorf("the first waits %v", wait)
 	}
 	p.gain(one, now)
-	if wait := p.hold(one, now.Add(company/4)); wait != company*3/4 {
+	if wait := p.hold(one, now.Add(leastCompany/4)); wait != leastCompany*3/4 {
 		t.Errorf("the second waits %v", wait)
 	}
 	if wait := p.hold(other, now); wait > 0 {
 		t.Errorf("another service waits %v", wait)
 	}
-	if wait := p.hold(one, now.Add(company)); wait > 0 {
+	if wait := p.hold(one, now.Add(leastCompany)); wait > 0 {
 		t.Errorf("the third waits %v", wait)
 	}
 	p.forget(one)
 	if len(p.gained) > 0 {
 		t.Error("a service that is gone is remembered")
+	}
+	for nodes, want := range map[int]time.Duration{1: leastCompany, 500: 500 * time.Millisecond, 5000: mostCompany} {
+		if got := company(nodes); got != want {
+			t.Errorf("with %d nodes, %v", nodes, got)
+		}
 	}
 }
 

@@ -30,7 +30,7 @@ const maxPerSlice = 100
 func Slices(r *registry.Registry) *loop.Controller {
 	c := &sliceController{
 		services: registry.Of[*corev1.Service](r), pods: registry.Of[*corev1.Pod](r),
-		nodes: registry.Of[*corev1.Node](r), slices: registry.Of[*discoveryv1.EndpointSlice](r), pace: newPace(),
+		nodes: registry.Of[*corev1.Node](r), slices: registry.Of[*discoveryv1.EndpointSlice](r), pace: newPace(r),
 	}
 	return &loop.Controller{
 		Name:    "endpointslice",
@@ -126,12 +126,14 @@ func (c *sliceController) reconcile(ctx context.Context, key loop.Key) (time.Dur
 		}
 		return n.Labels[corev1.LabelTopologyZone]
 	}
-	plan, now := Reconcile(service, pods, zones, existing), time.Now()
-	if wait := c.pace.hold(key, now); wait > 0 && plan.onlyAdds(existing) {
-		return wait, nil
+	plan := Reconcile(service, pods, zones, existing)
+	if plan.onlyAdds(existing) {
+		if wait := c.pace.hold(key, time.Now()); wait > 0 {
+			return wait, nil
+		}
 	}
 	if plan.gains() {
-		c.pace.gain(key, now)
+		c.pace.gain(key, time.Now())
 	}
 	return 0, c.apply(ctx, plan)
 }
