@@ -31,6 +31,7 @@ type cluster struct {
 	nodes      []*node // in a stable order that rotates for fairness
 	byName     map[string]*node
 	placed     map[types.UID]placement
+	inhabited  map[string]map[*pod]*node // pods on known nodes, by namespace
 	counters   counters
 	domains    map[string]domain        // by topology key; forgotten when nodes come, go or change their labels
 	existing   map[string]*existingTerm // affinity terms of placed pods, by meaning
@@ -52,6 +53,7 @@ func newCluster(namespaceLabels func(string) labels.Set) *cluster {
 	return &cluster{
 		byName:          map[string]*node{},
 		placed:          map[types.UID]placement{},
+		inhabited:       map[string]map[*pod]*node{},
 		counters:        newCounters(),
 		existing:        map[string]*existingTerm{},
 		imageNodes:      map[string]int{},
@@ -126,6 +128,8 @@ func (c *cluster) place(p *pod, name string) {
 	// Most changes of a placed pod are of its status alone.
 	if was, ok := c.placed[p.UID]; ok && was.name == name && was.node != nil && was.node == c.byName[name] && countsAlike(was.pod, p) {
 		was.node.pods[slices.Index(was.node.pods, was.pod)] = p
+		delete(c.inhabited[p.Namespace], was.pod)
+		c.inhabited[p.Namespace][p] = was.node
 		c.placed[p.UID] = placement{p, was.node, name}
 		return
 	}
@@ -138,6 +142,10 @@ func (c *cluster) place(p *pod, name string) {
 	}
 	c.count(p, n, 1)
 	n.pods = append(n.pods, p)
+	if c.inhabited[p.Namespace] == nil {
+		c.inhabited[p.Namespace] = map[*pod]*node{}
+	}
+	c.inhabited[p.Namespace][p] = n
 }
 
 // countsAlike tells whether two states of a pod mean the same for count: what
@@ -162,6 +170,9 @@ func (c *cluster) unplace(uid types.UID) {
 	}
 	c.count(was.pod, was.node, -1)
 	was.node.pods = slices.DeleteFunc(was.node.pods, func(o *pod) bool { return o == was.pod })
+	if delete(c.inhabited[was.pod.Namespace], was.pod); len(c.inhabited[was.pod.Namespace]) == 0 {
+		delete(c.inhabited, was.pod.Namespace)
+	}
 }
 
 // count adds (1) or takes away (-1) what p means for n and the counters.

@@ -41,17 +41,26 @@ func (c *cluster) counter(s *selection, deleting bool, attempt int) *counter {
 	if t == nil {
 		c.counters.makeRoom()
 		t = &counter{selection: *s, deleting: deleting, perNode: map[*node]int{}}
-		for _, n := range c.nodes {
-			for _, p := range n.pods {
-				if (deleting || p.DeletionTimestamp == nil) && s.matches(p.Pod, c.namespaceLabels) {
-					t.add(n, 1)
-				}
-			}
-		}
+		t.countAll(c)
 		c.counters.put(key, t)
 	}
 	t.used = attempt
 	return t
+}
+
+// countAll counts the pods of the namespaces that the selection may be about.
+func (t *counter) countAll(c *cluster) {
+	s := &t.selection
+	for namespace, pods := range c.inhabited {
+		if s.namespaceSelector == nil && !s.namespaces.Has(namespace) {
+			continue
+		}
+		for p, n := range pods {
+			if (t.deleting || p.DeletionTimestamp == nil) && s.matches(p.Pod, c.namespaceLabels) {
+				t.add(n, 1)
+			}
+		}
+	}
 }
 
 func (c *counters) put(key string, t *counter) {

@@ -317,6 +317,16 @@ func TestCountersStayTrue(t *testing.T) {
 			t.Errorf("counter %s: %v, counted afresh %v", c.selection.key, c.byValue("zone"), fresh.byValue("zone"))
 		}
 	}
+	for _, n := range h.cluster.nodes {
+		for _, p := range n.pods {
+			if h.cluster.inhabited[p.Namespace][p] != n {
+				t.Errorf("pod %s is not found by its namespace", p.Name)
+			}
+		}
+	}
+	if found, placed := len(h.cluster.inhabited["default"]), len(h.cluster.placed); found != placed {
+		t.Errorf("%d pods are found by their namespace, %d are placed", found, placed)
+	}
 	zones := map[string]int{}
 	for _, n := range h.door.bound {
 		zones[h.cluster.byName[n].Labels["zone"]]++

@@ -10,6 +10,7 @@ type spreadState struct {
 type spreadCount struct {
 	constraint *constraint
 	byValue    map[string]int // matching pods by topology value, over the nodes that count
+	perNode    map[*node]int  // the same, of a topology in which each node is by itself; nil: it is not so
 	domains    int            // topology values of those nodes
 	weight     float64        // of the pods in a domain, for scores
 	least      int64          // matching pods in the emptiest domain; of hard constraints
@@ -42,9 +43,13 @@ func (c *cluster) spreadCount(p *pod, k *constraint, all []constraint, attempt i
 		count.self = 1
 	}
 	if c.everyNodeCounts(p, k, all) {
-		count.byValue, count.domains = counter.byValue(k.topologyKey), len(c.domain(k.topologyKey).values)
+		d := c.domain(k.topologyKey)
+		count.byValue, count.domains = counter.byValue(k.topologyKey), len(d.values)
+		if d.nodes == len(c.nodes) && d.nodes == len(d.values) {
+			count.perNode = counter.perNode
+		}
 		if k.hard {
-			count.least = least(count.byValue, c.domain(k.topologyKey).values)
+			count.least = least(count.byValue, d.values)
 		}
 	} else {
 		count.byValue = map[string]int{}
@@ -108,11 +113,11 @@ func counts(p *pod, n *node, k *constraint, all []constraint) bool {
 func (s *spreadState) refuse(n *node) *refusal {
 	for i := range s.hard {
 		count := &s.hard[i]
-		value, ok := n.Labels[count.constraint.topologyKey]
+		pods, ok := count.at(n)
 		if !ok {
 			return unresolvable("node(s) didn't match pod topology spread constraints (missing required label)")
 		}
-		if int64(count.byValue[value])+count.self-count.least > count.constraint.maxSkew {
+		if int64(pods)+count.self-count.least > count.constraint.maxSkew {
 			return refused("node(s) didn't match pod topology spread constraints")
 		}
 	}
@@ -125,14 +130,23 @@ func (s *spreadState) refuse(n *node) *refusal {
 func (s *spreadState) score(n *node) (sum float64, ok bool) {
 	for i := range s.soft {
 		count := &s.soft[i]
-		value, has := n.Labels[count.constraint.topologyKey]
-		if !has {
+		pods, ok := count.at(n)
+		if !ok {
 			if count.constraint.byDefault {
 				continue
 			}
 			return 0, false
 		}
-		sum += float64(count.byValue[value])*count.weight + float64(count.constraint.maxSkew-1)
+		sum += float64(pods)*count.weight + float64(count.constraint.maxSkew-1)
 	}
 	return sum, true
+}
+
+// at is the count where n lies; false: n lacks the label.
+func (s *spreadCount) at(n *node) (pods int, ok bool) {
+	if s.perNode != nil {
+		return s.perNode[n], true
+	}
+	value, ok := n.Labels[s.constraint.topologyKey]
+	return s.byValue[value], ok
 }
