@@ -31,7 +31,9 @@ type cluster struct {
 	nodes      []*node // in a stable order that rotates for fairness
 	byName     map[string]*node
 	placed     map[types.UID]placement
-	counters   map[string]*counter
+	inhabited  map[string]map[*pod]*node // pods on known nodes, by namespace
+	counters   counters
+	domains    map[string]domain        // by topology key; forgotten when nodes come, go or change their labels
 	existing   map[string]*existingTerm // affinity terms of placed pods, by meaning
 	imageNodes map[string]int           // image name → nodes that have it
 	claimUsers map[string]int           // namespace/name of a volume claim → placed pods that use it
@@ -51,7 +53,8 @@ func newCluster(namespaceLabels func(string) labels.Set) *cluster {
 	return &cluster{
 		byName:          map[string]*node{},
 		placed:          map[types.UID]placement{},
-		counters:        map[string]*counter{},
+		inhabited:       map[string]map[*pod]*node{},
+		counters:        newCounters(),
 		existing:        map[string]*existingTerm{},
 		imageNodes:      map[string]int{},
 		claimUsers:      map[string]int{},
@@ -67,12 +70,12 @@ func (c *cluster) setNode(obj *corev1.Node) {
 		n = &node{ports: map[hostPort]int{}}
 		c.byName[obj.Name] = n
 		c.nodes = append(c.nodes, n)
+		c.domains = nil
 		defer c.bringHome(obj.Name)
 	}
 	if n.Node != nil && !sameLabels(n.Node.Labels, obj.Labels) {
-		for _, t := range c.counters {
-			t.topologies = nil
-		}
+		c.domains = nil
+		c.counters.forgetTopologies()
 	}
 	for image := range n.images {
 		c.imageNodes[image]--
@@ -110,6 +113,7 @@ func (c *cluster) removeNode(name string) {
 		return
 	}
 	delete(c.byName, name)
+	c.domains = nil
 	for image := range n.images {
 		c.imageNodes[image]--
 	}
@@ -121,6 +125,14 @@ func (c *cluster) removeNode(name string) {
 
 // place counts p on the node called name, in place of an earlier state of p.
 func (c *cluster) place(p *pod, name string) {
+	// Most changes of a placed pod are of its status alone.
+	if was, ok := c.placed[p.UID]; ok && was.name == name && was.node != nil && was.node == c.byName[name] && countsAlike(was.pod, p) {
+		was.node.pods[slices.Index(was.node.pods, was.pod)] = p
+		delete(c.inhabited[p.Namespace], was.pod)
+		c.inhabited[p.Namespace][p] = was.node
+		c.placed[p.UID] = placement{p, was.node, name}
+		return
+	}
 	c.unplace(p.UID)
 	n := c.byName[name]
 	c.placed[p.UID] = placement{p, n, name}
@@ -130,6 +142,17 @@ func (c *cluster) place(p *pod, name string) {
 	}
 	c.count(p, n, 1)
 	n.pods = append(n.pods, p)
+	if c.inhabited[p.Namespace] == nil {
+		c.inhabited[p.Namespace] = map[*pod]*node{}
+	}
+	c.inhabited[p.Namespace][p] = n
+}
+
+// countsAlike tells whether two states of a pod mean the same for count: what
+// else that looks at never changes.
+func countsAlike(a, b *pod) bool {
+	return a.requests.equal(&b.requests) && a.assumed.equal(&b.assumed) && labels.Equals(a.Labels, b.Labels) &&
+		(a.DeletionTimestamp == nil) == (b.DeletionTimestamp == nil)
 }
 
 func (c *cluster) unplace(uid types.UID) {
@@ -147,6 +170,9 @@ func (c *cluster) unplace(uid types.UID) {
 	}
 	c.count(was.pod, was.node, -1)
 	was.node.pods = slices.DeleteFunc(was.node.pods, func(o *pod) bool { return o == was.pod })
+	if delete(c.inhabited[was.pod.Namespace], was.pod); len(c.inhabited[was.pod.Namespace]) == 0 {
+		delete(c.inhabited, was.pod.Namespace)
+	}
 }
 
 // count adds (1) or takes away (-1) what p means for n and the counters.
@@ -164,10 +190,34 @@ func (c *cluster) count(p *pod, n *node, sign int) {
 			delete(c.claimUsers, claim)
 		}
 	}
-	for _, t := range c.counters {
+	for t := range c.counters.thatMayMatch(p) {
 		if (t.deleting || p.DeletionTimestamp == nil) && t.selection.matches(p.Pod, c.namespaceLabels) {
 			t.add(n, sign)
 		}
 	}
 	c.countTerms(p, n, sign)
+}
+
+// domain is what nodes have under one topology key.
+type domain struct {
+	nodes  int            // that have the label
+	values map[string]int // nodes by value
+}
+
+func (c *cluster) domain(topologyKey string) domain {
+	if d, ok := c.domains[topologyKey]; ok {
+		return d
+	}
+	d := domain{values: map[string]int{}}
+	for _, n := range c.nodes {
+		if value, ok := n.Labels[topologyKey]; ok {
+			d.nodes++
+			d.values[value]++
+		}
+	}
+	if c.domains == nil {
+		c.domains = map[string]domain{}
+	}
+	c.domains[topologyKey] = d
+	return d
 }

@@ -1,5 +1,7 @@
 package scheduler
 
+import "iter"
+
 // counter counts the placed pods that one selection matches, by node and,
 // once asked, by topology value. Affinity terms and spread constraints with the
 // same selection share one, so that placing a pod costs the number of
@@ -14,6 +16,19 @@ type counter struct {
 	used       int // the attempt that used it last, to forget stale ones
 }
 
+// counters are all that are kept, found by what they count.
+type counters struct {
+	byKey map[string]*counter
+	// A pod is counted by those that name its namespace, and perhaps by those that
+	// go by the namespaces' labels.
+	inNamespace map[string]map[*counter]struct{}
+	byLabels    map[*counter]struct{}
+}
+
+func newCounters() counters {
+	return counters{map[string]*counter{}, map[string]map[*counter]struct{}{}, map[*counter]struct{}{}}
+}
+
 // Counters kept at most; the least recently used are forgotten beyond it.
 const maxCounters = 512
 
@@ -22,44 +37,101 @@ func (c *cluster) counter(s *selection, deleting bool, attempt int) *counter {
 	if deleting {
 		key = "+" + key
 	}
-	t := c.counters[key]
+	t := c.counters.byKey[key]
 	if t == nil {
-		c.forgetCounters()
+		c.counters.makeRoom()
 		t = &counter{selection: *s, deleting: deleting, perNode: map[*node]int{}}
-		for _, n := range c.nodes {
-			for _, p := range n.pods {
-				if (deleting || p.DeletionTimestamp == nil) && s.matches(p.Pod, c.namespaceLabels) {
-					t.add(n, 1)
-				}
-			}
-		}
-		c.counters[key] = t
+		t.countAll(c)
+		c.counters.put(key, t)
 	}
 	t.used = attempt
 	return t
 }
 
-// namespaceChanged forgets what was counted by the labels of namespaces.
-func (c *cluster) namespaceChanged() {
-	for key, t := range c.counters {
-		if t.selection.namespaceSelector != nil {
-			delete(c.counters, key)
+// countAll counts the pods of the namespaces that the selection may be about.
+func (t *counter) countAll(c *cluster) {
+	s := &t.selection
+	for namespace, pods := range c.inhabited {
+		if s.namespaceSelector == nil && !s.namespaces.Has(namespace) {
+			continue
+		}
+		for p, n := range pods {
+			if (t.deleting || p.DeletionTimestamp == nil) && s.matches(p.Pod, c.namespaceLabels) {
+				t.add(n, 1)
+			}
 		}
 	}
 }
 
-func (c *cluster) forgetCounters() {
-	if len(c.counters) < maxCounters {
+func (c *counters) put(key string, t *counter) {
+	c.byKey[key] = t
+	if t.selection.namespaceSelector != nil {
+		c.byLabels[t] = struct{}{}
+	}
+	for namespace := range t.selection.namespaces {
+		if c.inNamespace[namespace] == nil {
+			c.inNamespace[namespace] = map[*counter]struct{}{}
+		}
+		c.inNamespace[namespace][t] = struct{}{}
+	}
+}
+
+func (c *counters) forget(key string) {
+	t := c.byKey[key]
+	delete(c.byKey, key)
+	delete(c.byLabels, t)
+	for namespace := range t.selection.namespaces {
+		delete(c.inNamespace[namespace], t)
+		if len(c.inNamespace[namespace]) == 0 {
+			delete(c.inNamespace, namespace)
+		}
+	}
+}
+
+// thatMayMatch gives each counter that may count p once.
+func (c *counters) thatMayMatch(p *pod) iter.Seq[*counter] {
+	return func(yield func(*counter) bool) {
+		for t := range c.inNamespace[p.Namespace] {
+			if !yield(t) {
+				return
+			}
+		}
+		for t := range c.byLabels {
+			if !t.selection.namespaces.Has(p.Namespace) && !yield(t) {
+				return
+			}
+		}
+	}
+}
+
+// namespaceChanged forgets what was counted by the labels of namespaces.
+func (c *cluster) namespaceChanged() {
+	for key, t := range c.counters.byKey {
+		if t.selection.namespaceSelector != nil {
+			c.counters.forget(key)
+		}
+	}
+}
+
+func (c *counters) makeRoom() {
+	if len(c.byKey) < maxCounters {
 		return
 	}
 	newest := 0
-	for _, t := range c.counters {
+	for _, t := range c.byKey {
 		newest = max(newest, t.used)
 	}
-	for key, t := range c.counters {
+	for key, t := range c.byKey {
 		if t.used < newest-maxCounters/2 {
-			delete(c.counters, key)
+			c.forget(key)
 		}
+	}
+}
+
+// forgetTopologies drops the sums that nodes' labels have a part in.
+func (c *counters) forgetTopologies() {
+	for _, t := range c.byKey {
+		t.topologies = nil
 	}
 }
 

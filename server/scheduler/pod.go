@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"maps"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -53,6 +54,10 @@ func (a *amounts) add(b *amounts, sign int64) {
 	}
 }
 
+func (a *amounts) equal(b *amounts) bool {
+	return a.cpu == b.cpu && a.memory == b.memory && a.ephemeral == b.ephemeral && a.pods == b.pods && maps.Equal(a.scalar, b.scalar)
+}
+
 // Requests that scoring assumes for containers that name none, so that they
 // spread too (kube-scheduler's DefaultMilliCPURequest and DefaultMemoryRequest).
 var assumedRequests = corev1.ResourceList{
@@ -83,6 +88,7 @@ type pod struct {
 	images    []string // as nodes name them
 	claims    []string // volume claims, as namespace/name
 	nodeMatch nodeaffinity.RequiredNodeAffinity
+	choosy    bool                                   // nodeMatch may refuse a node
 	pinned    sets.Set[string]                       // the only nodes whose names its affinity allows; nil: any
 	nodeTerms *nodeaffinity.PreferredSchedulingTerms // nil: none
 
@@ -120,7 +126,7 @@ type constraint struct {
 }
 
 func newPod(p *corev1.Pod) *pod {
-	c := &pod{Pod: p, nodeMatch: nodeaffinity.GetRequiredNodeAffinity(p)}
+	c := &pod{Pod: p, nodeMatch: nodeaffinity.GetRequiredNodeAffinity(p), choosy: len(p.Spec.NodeSelector) > 0}
 	if p.Spec.Priority != nil {
 		c.priority = *p.Spec.Priority
 	}
@@ -167,6 +173,7 @@ func (c *pod) addContainer(container *corev1.Container) {
 
 func (c *pod) addAffinity(a *corev1.Affinity) {
 	if a.NodeAffinity != nil {
+		c.choosy = c.choosy || a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil
 		c.pinned = pinnedTo(a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution)
 		if terms, err := nodeaffinity.NewPreferredSchedulingTerms(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution); err == nil {
 			c.nodeTerms = terms

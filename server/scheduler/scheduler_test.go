@@ -304,7 +304,7 @@ func TestCountersStayTrue(t *testing.T) {
 			h.podChanged(gone, true)
 		}
 	}
-	for _, c := range h.cluster.counters {
+	for _, c := range h.cluster.counters.byKey {
 		fresh := &counter{selection: c.selection, perNode: map[*node]int{}}
 		for _, n := range h.cluster.nodes {
 			for _, p := range n.pods {
@@ -316,6 +316,16 @@ func TestCountersStayTrue(t *testing.T) {
 		if fmt.Sprint(fresh.byValue("zone")) != fmt.Sprint(c.byValue("zone")) || fresh.total != c.total {
 			t.Errorf("counter %s: %v, counted afresh %v", c.selection.key, c.byValue("zone"), fresh.byValue("zone"))
 		}
+	}
+	for _, n := range h.cluster.nodes {
+		for _, p := range n.pods {
+			if h.cluster.inhabited[p.Namespace][p] != n {
+				t.Errorf("pod %s is not found by its namespace", p.Name)
+			}
+		}
+	}
+	if found, placed := len(h.cluster.inhabited["default"]), len(h.cluster.placed); found != placed {
+		t.Errorf("%d pods are found by their namespace, %d are placed", found, placed)
 	}
 	zones := map[string]int{}
 	for _, n := range h.door.bound {

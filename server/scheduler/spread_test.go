@@ -101,3 +101,43 @@ func TestSpreadWakesWhenADomainGoes(t *testing.T) {
 		t.Errorf("not tried again: %s", h.door.messages["p"])
 	}
 }
+
+// What spreads over all nodes is summed up without looking at each; the sums are
+// the same.
+func TestSpreadOverAllNodes(t *testing.T) {
+	h := newHarness(t)
+	for i := range 6 {
+		h.nodeChanged(makeNode(fmt.Sprint("n", i), label(zone, fmt.Sprint(i%4)), label("all", "")), false)
+	}
+	h.nodeChanged(makeNode("n5", label(zone, "4"), label("all", "")), false)
+	h.nodeChanged(makeNode("n3"), true)
+	for i, node := range []string{"n0", "n0", "n1", "n2", "n4", "n5"} {
+		h.podChanged(makePod(fmt.Sprint("p", i), "", on(node)), false)
+	}
+	h.podChanged(makePod("p1", ""), true)
+	h.podChanged(makePod("p2", "", on("n1"), labelled("app", "b")), false)
+	for _, hard := range []bool{true, false} {
+		for _, key := range []string{zone, corev1.LabelHostname} {
+			how := func(c *corev1.TopologySpreadConstraint) {
+				if !hard {
+					c.WhenUnsatisfiable = corev1.ScheduleAnyway
+				}
+			}
+			any, choosy := newPod(makePod("x", "", spread(key, how))), newPod(makePod("y", "", spread(key, how), func(p *corev1.Pod) {
+				p.Spec.NodeSelector = map[string]string{"all": ""}
+			}))
+			summed, looked := h.cluster.spreadCount(any, &any.spread[0], any.spread, 1), h.cluster.spreadCount(choosy, &choosy.spread[0], choosy.spread, 1)
+			if h.cluster.everyNodeCounts(choosy, &choosy.spread[0], choosy.spread) || !h.cluster.everyNodeCounts(any, &any.spread[0], any.spread) {
+				t.Fatal("a way is not taken")
+			}
+			for value, count := range looked.byValue {
+				if summed.byValue[value] != count {
+					t.Errorf("%s %s: %d pods instead of %d", key, value, summed.byValue[value], count)
+				}
+			}
+			if summed.domains != looked.domains || hard && summed.least != looked.least || summed.self != looked.self {
+				t.Errorf("%s: %+v instead of %+v", key, summed, looked)
+			}
+		}
+	}
+}

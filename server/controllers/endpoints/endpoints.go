@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"orch/server/controllers/loop"
 	"orch/server/registry"
@@ -27,6 +28,7 @@ const maxAddresses = 1000
 // Endpoints gives the controller of the older Endpoints objects.
 func Endpoints(r *registry.Registry) *loop.Controller {
 	services, pods, endpoints := registry.Of[*corev1.Service](r), registry.Of[*corev1.Pod](r), registry.Of[*corev1.Endpoints](r)
+	pace := newPace(r)
 	return &loop.Controller{
 		Name:    "endpoints",
 		Workers: 4,
@@ -40,6 +42,7 @@ func Endpoints(r *registry.Registry) *loop.Controller {
 			service, err := services.Get(key.Namespace, key.Name)
 			switch {
 			case err != nil:
+				pace.forget(key)
 				if getErr == nil && existing.Labels[managedEndpoints] != "" {
 					return 0, ignoreNotFound(endpoints.Delete(ctx, key.Namespace, key.Name, metav1.DeleteOptions{}))
 				}
@@ -57,6 +60,14 @@ func Endpoints(r *registry.Registry) *loop.Controller {
 			}
 			if sameEndpoints(existing, want) {
 				return 0, nil
+			}
+			if keepsReady(existing, want) {
+				if wait := pace.hold(key, time.Now()); wait > 0 {
+					return wait, nil
+				}
+			}
+			if len(readyAddresses(want)) > 0 {
+				pace.gain(key, time.Now())
 			}
 			changed := existing.DeepCopy()
 			changed.Subsets, changed.Labels = want.Subsets, want.Labels
@@ -89,6 +100,21 @@ func mergeOverCapacity(old, want map[string]string) map[string]string {
 func sameEndpoints(a, b *corev1.Endpoints) bool {
 	return (len(a.Subsets) == 0 && len(b.Subsets) == 0 || reflect.DeepEqual(a.Subsets, b.Subsets)) &&
 		reflect.DeepEqual(a.Labels, b.Labels) && a.Annotations[corev1.EndpointsOverCapacity] == b.Annotations[corev1.EndpointsOverCapacity]
+}
+
+// keepsReady tells whether every address that is ready before is so after.
+func keepsReady(before, after *corev1.Endpoints) bool {
+	return readyAddresses(after).IsSuperset(readyAddresses(before))
+}
+
+func readyAddresses(e *corev1.Endpoints) sets.Set[string] {
+	ready := sets.Set[string]{}
+	for i := range e.Subsets {
+		for j := range e.Subsets[i].Addresses {
+			ready.Insert(e.Subsets[i].Addresses[j].IP)
+		}
+	}
+	return ready
 }
 
 // endpointsFor gives the Endpoints of a service: one subset per set of ports.

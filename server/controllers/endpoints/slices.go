@@ -30,7 +30,7 @@ const maxPerSlice = 100
 func Slices(r *registry.Registry) *loop.Controller {
 	c := &sliceController{
 		services: registry.Of[*corev1.Service](r), pods: registry.Of[*corev1.Pod](r),
-		nodes: registry.Of[*corev1.Node](r), slices: registry.Of[*discoveryv1.EndpointSlice](r),
+		nodes: registry.Of[*corev1.Node](r), slices: registry.Of[*discoveryv1.EndpointSlice](r), pace: newPace(r),
 	}
 	return &loop.Controller{
 		Name:    "endpointslice",
@@ -55,6 +55,7 @@ type sliceController struct {
 	pods     registry.Typed[*corev1.Pod]
 	nodes    registry.Typed[*corev1.Node]
 	slices   registry.Typed[*discoveryv1.EndpointSlice]
+	pace     *pace
 }
 
 // nodeZones asks for all services when a node's zone changes, as endpoints carry it.
@@ -111,6 +112,7 @@ func (c *sliceController) reconcile(ctx context.Context, key loop.Key) (time.Dur
 	if err != nil || len(service.Spec.Selector) == 0 || service.Spec.Type == corev1.ServiceTypeExternalName || service.DeletionTimestamp != nil {
 		// Slices go with their owner; those of a service that lost its selector stay
 		// in the hands of whoever took them over.
+		c.pace.forget(key)
 		if err != nil {
 			return 0, c.apply(ctx, Plan{Delete: existing})
 		}
@@ -124,7 +126,16 @@ func (c *sliceController) reconcile(ctx context.Context, key loop.Key) (time.Dur
 		}
 		return n.Labels[corev1.LabelTopologyZone]
 	}
-	return 0, c.apply(ctx, Reconcile(service, pods, zones, existing))
+	plan := Reconcile(service, pods, zones, existing)
+	if plan.onlyAdds(existing) {
+		if wait := c.pace.hold(key, time.Now()); wait > 0 {
+			return wait, nil
+		}
+	}
+	if plan.gains() {
+		c.pace.gain(key, time.Now())
+	}
+	return 0, c.apply(ctx, plan)
 }
 
 func (c *sliceController) apply(ctx context.Context, plan Plan) error {
