@@ -181,6 +181,8 @@ func TestCommandLine(t *testing.T) {
 		{"member list a", "takes no arguments"},
 		{"snapshot save one", "takes no arguments"},
 		{"server one", "takes no arguments"},
+		{"sever", `there is no command "sever" (see orch --help)`},
+		{"token crate", `there is no command "crate" (see orch token --help)`},
 		{"version one", "takes no arguments"},
 	} {
 		if err := run(t.Context(), append([]string{"orch"}, strings.Split(tt.line, " ")...)); err == nil || !strings.Contains(err.Error(), tt.want) {

@@ -185,6 +185,9 @@ func refuseStrays(commands []*cli.Command) {
 	for _, command := range commands {
 		refuseStrays(command.Subcommands)
 		action := command.Action
+		if len(command.Subcommands) > 0 {
+			command.Action = noCommand(cli.ShowSubcommandHelp)
+		}
 		if action == nil || command.SkipFlagParsing {
 			continue
 		}
@@ -199,5 +202,16 @@ func refuseStrays(commands []*cli.Command) {
 			}
 			return action(c)
 		}
+	}
+}
+
+// noCommand is the action where a command is missing: help, or an error when there
+// is none of the name that was given.
+func noCommand(help func(*cli.Context) error) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		if c.Args().Present() {
+			return fmt.Errorf("there is no command %q (see %s --help)", c.Args().First(), c.Command.HelpName)
+		}
+		return help(c)
 	}
 }

@@ -60,6 +60,7 @@ func run(ctx context.Context, args []string) error {
 			versionCommand(),
 		},
 	}
+	app.Action = noCommand(cli.ShowAppHelp)
 	refuseStrays(app.Commands)
 	return app.RunContext(ctx, args)
 }
