@@ -54,6 +54,16 @@ func (s *Server) pod(ctx context.Context, q *request, name string) (*corev1.Pod,
 	return obj.(*corev1.Pod), nil
 }
 
+// nodeExists gives the error that tells of a node that is no more.
+func (s *Server) nodeExists(ctx context.Context, name string) error {
+	res := s.cfg.Registry.Lookup("", "v1", "nodes")
+	if res == nil {
+		return apierrors.NewNotFound(schema.GroupResource{Resource: "nodes"}, name)
+	}
+	_, err := s.cfg.Registry.Get(ctx, res, "", name, &metav1.GetOptions{})
+	return err
+}
+
 // podStream tunnels exec, attach and port-forward: the agent speaks SPDY or
 // WebSocket with the client, and bytes pass through here untouched.
 func (s *Server) podStream(w http.ResponseWriter, r *http.Request, q *request) error {
@@ -83,6 +93,9 @@ func (s *Server) podStream(w http.ResponseWriter, r *http.Request, q *request) e
 	}
 	if pod.Spec.NodeName == "" {
 		return apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", q.name))
+	}
+	if err := s.nodeExists(r.Context(), pod.Spec.NodeName); err != nil {
+		return err
 	}
 	location := &url.URL{Scheme: "http", Host: pod.Spec.NodeName, Path: path, RawQuery: params.Encode()}
 	s.tunnel(w, r, location, s.agentTransport(pod.Spec.NodeName), false, true)

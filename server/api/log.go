@@ -38,6 +38,9 @@ func (s *Server) podLog(w http.ResponseWriter, r *http.Request, q *request) erro
 		w.WriteHeader(http.StatusNoContent) // nothing was ever written
 		return nil
 	}
+	if err := s.nodeExists(r.Context(), pod.Spec.NodeName); err != nil {
+		return err
+	}
 	location := &url.URL{
 		Scheme: "http", Host: pod.Spec.NodeName,
 		Path:     "/containerLogs/" + pod.Namespace + "/" + pod.Name + "/" + container,

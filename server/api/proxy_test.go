@@ -102,6 +102,7 @@ func newProxyServer(t *testing.T, pods http.Handler) *testServer {
 		Status:     corev1.PodStatus{PodIP: "10.42.0.9"},
 	})
 	make("pods", "", "default", &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "unplaced"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c"}}}})
+	make("pods", "", "default", &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "stranded"}, Spec: corev1.PodSpec{NodeName: "gone", Containers: []corev1.Container{{Name: "c"}}}})
 	make("nodes", "", "", &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}})
 	make("services", "", "default", &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Name: name, Port: 80}}}})
 	make("endpointslices", "discovery.k8s.io", "default", &discoveryv1.EndpointSlice{
@@ -144,6 +145,8 @@ func TestNodeStreams(t *testing.T) {
 		{"/api/v1/namespaces/default/pods/unplaced/log", 204, ""},
 		{"/api/v1/namespaces/default/pods/none/log", 404, `pods \"none\" not found`},
 		{"/api/v1/namespaces/default/pods/unplaced/exec?command=x", 400, "pod unplaced does not have a host assigned"},
+		{"/api/v1/namespaces/default/pods/stranded/exec?command=x", 404, `nodes \"gone\" not found`},
+		{"/api/v1/namespaces/default/pods/stranded/log", 404, `nodes \"gone\" not found`},
 		{"/api/v1/namespaces/default/pods/p/exec?container=c&command=x", 400, "Upgrade request required"},
 		{"/api/v1/namespaces/default/pods/p/exec?dryRun=All", 400, "dryRun is not supported"},
 		{"/api/v1/namespaces/default/pods/p/proxy", 301, ""},
