@@ -293,19 +293,7 @@ func TestRecoverSnapshot(t *testing.T) {
 
 func single(t *testing.T) *cluster.Node {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: network namespaces are real here")
-	}
-	network, err := cluster.NewNetwork()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := network.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	n, err := network.NewNode("--disable-agent")
+	n, err := newNetwork(t).NewNode("--disable-agent")
 	return launch(t, n, err)
 }
 

@@ -46,19 +46,7 @@ func TestSnapshotFullDisk(t *testing.T) {
 
 func onSmallDisk(t *testing.T, megabytes int) *cluster.Node {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: network namespaces and disks are real here")
-	}
-	network, err := cluster.NewNetwork()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := network.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	n, err := network.NewNode("--disable-agent")
+	n, err := newNetwork(t).NewNode("--disable-agent")
 	if err == nil {
 		err = n.SmallDisk(megabytes)
 	}
