@@ -3,6 +3,7 @@ package endpoints
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"reflect"
 	"slices"
 	"time"
@@ -61,13 +62,9 @@ func Endpoints(r *registry.Registry) *loop.Controller {
 			if sameEndpoints(existing, want) {
 				return 0, nil
 			}
-			if keepsReady(existing, want) {
-				if wait := pace.hold(key, time.Now()); wait > 0 {
-					return wait, nil
-				}
-			}
-			if len(readyAddresses(want)) > 0 {
-				pace.gain(key, time.Now())
+			before, after := readyAddresses(existing), readyAddresses(want)
+			if wait := pace.hold(key, time.Now(), after.IsSuperset(before), len(after) > 0); wait > 0 {
+				return wait, nil
 			}
 			changed := existing.DeepCopy()
 			changed.Subsets, changed.Labels = want.Subsets, want.Labels
@@ -102,16 +99,16 @@ func sameEndpoints(a, b *corev1.Endpoints) bool {
 		reflect.DeepEqual(a.Labels, b.Labels) && a.Annotations[corev1.EndpointsOverCapacity] == b.Annotations[corev1.EndpointsOverCapacity]
 }
 
-// keepsReady tells whether every address that is ready before is so after.
-func keepsReady(before, after *corev1.Endpoints) bool {
-	return readyAddresses(after).IsSuperset(readyAddresses(before))
-}
-
+// readyAddresses are those that get traffic, each with the ports of its subset.
 func readyAddresses(e *corev1.Endpoints) sets.Set[string] {
 	ready := sets.Set[string]{}
 	for i := range e.Subsets {
+		ports := fmt.Sprint(" ", len(e.Subsets[i].Ports))
+		for _, p := range e.Subsets[i].Ports {
+			ports += fmt.Sprint(" ", p.Name, " ", p.Port, p.Protocol)
+		}
 		for j := range e.Subsets[i].Addresses {
-			ready.Insert(e.Subsets[i].Addresses[j].IP)
+			ready.Insert(e.Subsets[i].Addresses[j].IP + ports)
 		}
 	}
 	return ready

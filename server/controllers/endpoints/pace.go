@@ -40,19 +40,20 @@ func company(nodes int) time.Duration {
 	return min(max(leastCompany, time.Duration(nodes)*companyPerNode), mostCompany)
 }
 
-// hold is how long a change at now that only adds must wait.
-func (p *pace) hold(service loop.Key, now time.Time) time.Duration {
-	wait := company(len(p.nodes.List("", nil)))
+// hold is how long a change at now must wait, which may only add endpoints and
+// may leave some that are ready. With 0, it is taken to happen.
+func (p *pace) hold(service loop.Key, now time.Time, onlyAdds, ready bool) time.Duration {
+	var wait time.Duration
+	if onlyAdds {
+		wait = company(len(p.nodes.List("", nil)))
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return max(0, p.gained[service].Add(wait).Sub(now))
-}
-
-// gain notes that a service gets endpoints.
-func (p *pace) gain(service loop.Key, now time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.gained[service] = now
+	left := max(0, p.gained[service].Add(wait).Sub(now))
+	if left == 0 && ready {
+		p.gained[service] = now
+	}
+	return left
 }
 
 func (p *pace) forget(service loop.Key) {
@@ -102,10 +103,10 @@ func sliceGrew(before, after *discoveryv1.EndpointSlice) bool {
 }
 
 // endpointGrew tells whether nothing about an endpoint changed but that it is
-// ready now.
+// ready now. Others may have written what it was before.
 func endpointGrew(before, after *discoveryv1.Endpoint) bool {
 	same := *after
-	if !*before.Conditions.Ready && *after.Conditions.Ready {
+	if was := before.Conditions.Ready; was != nil && !*was && *after.Conditions.Ready {
 		same.Conditions = before.Conditions
 	}
 	return reflect.DeepEqual(*before, same)

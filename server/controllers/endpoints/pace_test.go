@@ -39,6 +39,10 @@ func TestOnlyAdds(t *testing.T) {
 	}
 	existing := Reconcile(service(), two, zone, nil).Create
 	existing[0].Name = "web-0"
+	existing[0].Endpoints[1].Conditions = discoveryv1.EndpointConditions{} // by somebody else's hand
+	if plan := Reconcile(service(), two, zone, existing); len(plan.Update) != 1 || plan.onlyAdds(existing) {
+		t.Errorf("a repair waits: %+v", plan.Update)
+	}
 	relabelled := Reconcile(service(func(s *corev1.Service) { s.Labels["l"] = "w" }), two, zone, existing)
 	if len(relabelled.Update) != 1 || relabelled.onlyAdds(existing) {
 		t.Errorf("new labels wait: %+v", relabelled)
@@ -49,18 +53,20 @@ func TestPace(t *testing.T) {
 	h := harness.New(t)
 	p, now := newPace(h.Registry), time.Now()
 	one, other := loop.Key{Namespace: "ns", Name: "one"}, loop.Key{Namespace: "ns", Name: "other"}
-	if wait := p.hold(one, now); wait > 0 {
+	if wait := p.hold(one, now, true, true); wait > 0 {
 		t.Errorf("the first waits %v", wait)
 	}
-	p.gain(one, now)
-	if wait := p.hold(one, now.Add(leastCompany/4)); wait != leastCompany*3/4 {
+	if wait := p.hold(one, now.Add(leastCompany/4), true, true); wait != leastCompany*3/4 {
 		t.Errorf("the second waits %v", wait)
 	}
-	if wait := p.hold(other, now); wait > 0 {
+	if wait := p.hold(other, now, true, false); wait > 0 {
 		t.Errorf("another service waits %v", wait)
 	}
-	if wait := p.hold(one, now.Add(leastCompany)); wait > 0 {
+	if wait := p.hold(one, now.Add(leastCompany), true, true); wait > 0 {
 		t.Errorf("the third waits %v", wait)
+	}
+	if wait := p.hold(one, now.Add(leastCompany), false, true); wait > 0 {
+		t.Errorf("what takes away waits %v", wait)
 	}
 	p.forget(one)
 	if len(p.gained) > 0 {

@@ -127,13 +127,8 @@ func (c *sliceController) reconcile(ctx context.Context, key loop.Key) (time.Dur
 		return n.Labels[corev1.LabelTopologyZone]
 	}
 	plan := Reconcile(service, pods, zones, existing)
-	if plan.onlyAdds(existing) {
-		if wait := c.pace.hold(key, time.Now()); wait > 0 {
-			return wait, nil
-		}
-	}
-	if plan.gains() {
-		c.pace.gain(key, time.Now())
+	if wait := c.pace.hold(key, time.Now(), plan.onlyAdds(existing), plan.gains()); wait > 0 {
+		return wait, nil
 	}
 	return 0, c.apply(ctx, plan)
 }
