@@ -14,6 +14,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilproxy "k8s.io/apimachinery/pkg/util/proxy"
+
+	"orch/server/registry"
 )
 
 // connect serves the subresources that are streams to a node.
@@ -43,24 +45,25 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request, q *request) err
 
 // pod gets the pod of the request; the object is shared.
 func (s *Server) pod(ctx context.Context, q *request, name string) (*corev1.Pod, error) {
-	res := s.cfg.Registry.Lookup("", "v1", "pods")
-	if res == nil {
-		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "pods"}, name)
-	}
-	obj, err := s.cfg.Registry.Get(ctx, res, q.namespace, name, &metav1.GetOptions{})
+	obj, err := s.core(ctx, "pods", q.namespace, name)
 	if err != nil {
 		return nil, err
 	}
 	return obj.(*corev1.Pod), nil
 }
 
+// core gets an object of core/v1, which is shared.
+func (s *Server) core(ctx context.Context, plural, namespace, name string) (registry.Object, error) {
+	res := s.cfg.Registry.Lookup("", "v1", plural)
+	if res == nil {
+		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: plural}, name)
+	}
+	return s.cfg.Registry.Get(ctx, res, namespace, name, &metav1.GetOptions{})
+}
+
 // nodeExists gives the error that tells of a node that is no more.
 func (s *Server) nodeExists(ctx context.Context, name string) error {
-	res := s.cfg.Registry.Lookup("", "v1", "nodes")
-	if res == nil {
-		return apierrors.NewNotFound(schema.GroupResource{Resource: "nodes"}, name)
-	}
-	_, err := s.cfg.Registry.Get(ctx, res, "", name, &metav1.GetOptions{})
+	_, err := s.core(ctx, "nodes", "", name)
 	return err
 }
 
