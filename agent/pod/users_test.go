@@ -1,6 +1,8 @@
 package pod
 
 import (
+	"os"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -45,5 +47,34 @@ func TestUserNamespaces(t *testing.T) {
 	users, _ := m.userNamespace(own("b"))
 	if mapUsers(mounts, users); mounts[0].UidMappings[0].HostId != b || mounts[0].GidMappings[0].HostId != b {
 		t.Errorf("mounts are mapped to %v", mounts[0].UidMappings)
+	}
+}
+
+// A pod with users of its own is root in there and nobody outside; its volumes
+// show owners as they are.
+func TestInsideUsers(t *testing.T) {
+	if raw, err := os.ReadFile("/proc/sys/user/max_user_namespaces"); err != nil || strings.TrimSpace(string(raw)) == "0" {
+		t.Skip("the kernel has no user namespaces")
+	}
+	w := realWorld(t)
+	no := false
+	for _, name := range []string{"one", "two"} {
+		p := shell(name, "cat /proc/self/uid_map; stat -c owner=%u /etc/hosts; touch /x && stat -c made=%u /x; echo end; sleep 1000")
+		p.Spec.HostUsers = &no
+		w.create(p)
+	}
+	for _, name := range []string{"one", "two"} {
+		w.awaitLog(name, "main", "end")
+		said := strings.Join(strings.Fields(w.said(name, "main", 0)), " ")
+		if !strings.HasPrefix(said, "0 65536 65536") && !strings.HasPrefix(said, "0 131072 65536") || !strings.Contains(said, "owner=0 made=0") {
+			t.Errorf("%s says %q", name, said)
+		}
+	}
+	if w.said("one", "main", 0) == w.said("two", "main", 0) {
+		t.Error("two pods have the same users")
+	}
+	for _, name := range []string{"one", "two"} {
+		w.remove(name, 0)
+		w.awaitGone(name)
 	}
 }
