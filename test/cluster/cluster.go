@@ -317,19 +317,7 @@ func (n *Node) Processes() ([]int, error) { return processesUnder(n.Dir) }
 // test ends; when the test failed, the end of orch's log is printed.
 func Start(t testing.TB, args ...string) *Node {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: containers, namespaces and iptables are real here")
-	}
-	network, err := NewNetwork()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := network.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	node, err := network.NewNode(args...)
+	node, err := StartNetwork(t).NewNode(args...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,12 +14,7 @@ import (
 // The cluster tells agents the one that it has, which they cannot reach: they keep
 // to the one they joined by, for the API, for its links, and after a restart.
 func TestServerBehindNAT(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: network namespaces are real here")
-	}
-	network, err := cluster.NewNetwork()
-	must(t, err)
-	t.Cleanup(func() { must(t, network.Close()) })
+	network := cluster.StartNetwork(t)
 	server, err := network.NewNode()
 	must(t, err)
 	t.Cleanup(func() { must(t, server.Close()) })

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"testing"
 
 	"github.com/vishvananda/netns"
 )
@@ -19,6 +20,24 @@ import (
 type Network struct {
 	Namespace string
 	nodes     atomic.Int32
+}
+
+// StartNetwork makes a network that is gone with the test.
+func StartNetwork(t testing.TB) *Network {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: containers, namespaces and iptables are real here")
+	}
+	network, err := NewNetwork()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := network.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return network
 }
 
 // NewNetwork makes the bridge. Close removes it.

@@ -5,7 +5,6 @@ package ha
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -33,7 +32,7 @@ func start(t *testing.T) servers {
 // startPrepared has each server prepared before its first start.
 func startPrepared(t *testing.T, prepare func(*cluster.Node)) servers {
 	t.Helper()
-	network := newNetwork(t)
+	network := cluster.StartNetwork(t)
 	first, err := network.NewNode("--disable-agent")
 	if err == nil {
 		prepare(first)
@@ -51,24 +50,6 @@ func startPrepared(t *testing.T, prepare func(*cluster.Node)) servers {
 		return strings.Count(out, "voter")+strings.Count(out, "leader") == 3
 	})
 	return all
-}
-
-// newNetwork is gone with the test.
-func newNetwork(t *testing.T) *cluster.Network {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: network namespaces are real here")
-	}
-	network, err := cluster.NewNetwork()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := network.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return network
 }
 
 func launch(t *testing.T, n *cluster.Node, err error) *cluster.Node {

@@ -293,7 +293,7 @@ func TestRecoverSnapshot(t *testing.T) {
 
 func single(t *testing.T) *cluster.Node {
 	t.Helper()
-	n, err := newNetwork(t).NewNode("--disable-agent")
+	n, err := cluster.StartNetwork(t).NewNode("--disable-agent")
 	return launch(t, n, err)
 }
 

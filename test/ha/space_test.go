@@ -46,7 +46,7 @@ func TestSnapshotFullDisk(t *testing.T) {
 
 func onSmallDisk(t *testing.T, megabytes int) *cluster.Node {
 	t.Helper()
-	n, err := newNetwork(t).NewNode("--disable-agent")
+	n, err := cluster.StartNetwork(t).NewNode("--disable-agent")
 	if err == nil {
 		err = n.SmallDisk(megabytes)
 	}

@@ -2,7 +2,6 @@ package load_test
 
 import (
 	"context"
-	"os"
 	"testing"
 	"time"
 
@@ -13,18 +12,7 @@ import (
 // newCluster gives the test three servers and two agents.
 func newCluster(t *testing.T) *load.Cluster {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: containers, namespaces and iptables are real here")
-	}
-	network, err := cluster.NewNetwork()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := network.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	network := cluster.StartNetwork(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	c, err := load.NewCluster(ctx, network, "")

@@ -82,13 +82,7 @@ func upgrade(t *testing.T, n *cluster.Node, next string) {
 
 func start(t *testing.T, orch string) *load.Cluster {
 	t.Helper()
-	network, err := cluster.NewNetwork()
-	must(t, err)
-	t.Cleanup(func() {
-		if err := network.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	network := cluster.StartNetwork(t)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	c, err := load.NewCluster(ctx, network, orch)
