@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -223,7 +224,7 @@ func busyboxArchive(t *testing.T) []byte {
 
 func archive(t *testing.T, layer []byte) []byte {
 	t.Helper()
-	l, err := tarball.LayerFromReader(bytes.NewReader(layer))
+	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layer)), nil })
 	if err != nil {
 		t.Fatal(err)
 	}
