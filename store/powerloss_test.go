@@ -89,7 +89,7 @@ func stage(t *testing.T, scenario string, enough int) *lossydisk.Disk {
 			t.Error(err)
 		}
 	})
-	for deadline := time.Now().Add(2 * time.Minute); ; {
+	for deadline := time.Now().Add(5 * time.Minute); ; {
 		select {
 		case err := <-done:
 			done <- err
