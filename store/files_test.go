@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -262,13 +261,19 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("run: %v", err)
 	}
 
-	// Still full: a start may even work, as far as pages can be used again, but
-	// its end tells of what could not be written.
+	// Still full: a start may even work, as far as pages can be used again, and
+	// writes until they are used up.
 	filler := filepath.Join(dir, "filler")
 	os.WriteFile(filler, make([]byte, 4<<20), 0o600)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	if err := New(cfg).Run(ctx); !errors.Is(err, syscall.ENOSPC) {
+	s, stop = launchAside(t, cfg)
+	select {
+	case <-s.Ready():
+		for err = nil; !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, ErrClosed); {
+			_, err = s.Update(t.Context(), put("k/again", strings.Repeat("x", 16<<10)))
+		}
+	case <-s.memory.closed:
+	}
+	if err := stop(); !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("run on the full disk: %v", err)
 	}
 
