@@ -45,8 +45,8 @@ type Config struct {
 	Paths         map[string]http.Handler // further paths that are not resources (the issuer's key set)
 	Logger        *slog.Logger            // nil: slog.Default
 
-	MaxReads       int           // requests in flight that only read; 0: 400
-	MaxWrites      int           // requests in flight that write; 0: 200
+	MaxReads       int           // requests served at once that only read; 0: 400
+	MaxWrites      int           // requests served at once that write; 0: 200
 	RequestTimeout time.Duration // of requests that are not streams; 0: 60 s
 	MinWatch       time.Duration // watches without timeoutSeconds last between this and twice this; 0: 30 min
 }
@@ -58,8 +58,8 @@ const maxBody = 3 * 1024 * 1024
 type Server struct {
 	cfg       Config
 	log       *slog.Logger
-	reads     chan struct{}
-	writes    chan struct{}
+	reads     *slots
+	writes    *slots
 	codec     *codec
 	discovery *discovery
 	openapi   *openapi
@@ -79,8 +79,8 @@ func New(cfg Config) *Server {
 	s := &Server{
 		cfg:    cfg,
 		log:    cfg.Logger.With("component", "api"),
-		reads:  make(chan struct{}, cfg.MaxReads),
-		writes: make(chan struct{}, cfg.MaxWrites),
+		reads:  newSlots(cfg.MaxReads, cfg.RequestTimeout/4),
+		writes: newSlots(cfg.MaxWrites, cfg.RequestTimeout/4),
 		codec:  newCodec(cfg.Registry.Scheme()),
 	}
 	s.discovery = newDiscovery(cfg.Registry)

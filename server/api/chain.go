@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -100,7 +99,8 @@ func (s *Server) authorize(ctx context.Context, a *auth.Attributes) error {
 	return forbidden(a, reason)
 }
 
-// admit bounds the requests in flight and their time, except for streams.
+// admit bounds the requests in flight and their time, except for streams. Those
+// beyond the bound wait.
 func (s *Server) admit(w http.ResponseWriter, r *http.Request, q *request) {
 	if q.longRunning() {
 		s.route(w, r, q)
@@ -110,15 +110,16 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, q *request) {
 	if q.writes() {
 		slots = s.writes
 	}
-	select {
-	case slots <- struct{}{}:
-		defer func() { <-slots }()
-	default:
-		if !slices.Contains(q.user.Groups, "system:masters") {
-			err := apierrors.NewTooManyRequests("Too many requests, please try again later.", 1)
-			s.fail(w, r, err)
-			return
+	switch {
+	case q.urgent():
+		if slots.try() {
+			defer slots.release()
 		}
+	case slots.take(r.Context(), q.user.Name):
+		defer slots.release()
+	default:
+		s.fail(w, r, apierrors.NewTooManyRequests("Too many requests, please try again later.", 1))
+		return
 	}
 	timeout, err := s.timeout(q)
 	if err != nil {

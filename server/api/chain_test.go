@@ -54,35 +54,43 @@ func (u oneUser) Authenticate(*http.Request) (*auth.User, error) {
 	return &auth.User{Name: "u", Groups: u.groups}, nil
 }
 
+// Requests beyond the limit wait; those with urgent business do not.
 func TestInFlightLimit(t *testing.T) {
 	for _, c := range []struct {
+		path   string
 		groups []string
 		want   int
-	}{{nil, 429}, {[]string{"system:masters"}, 200}} {
+	}{
+		{"/version", nil, 429},
+		{"/livez", nil, 200},
+		{"/version", []string{"system:masters"}, 200},
+	} {
 		entered, leave := make(chan struct{}), make(chan struct{})
 		s := New(Config{
-			Registry: newTestRegistry(t, testTable()), MaxReads: 1, Authenticator: oneUser{c.groups},
-			Checks: []Check{{Name: "slow", Probe: func(context.Context) error {
+			Registry: newTestRegistry(t, testTable()), MaxReads: 1, RequestTimeout: time.Second, Authenticator: oneUser{c.groups},
+			Paths: map[string]http.Handler{"/slow": http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 				entered <- struct{}{}
 				<-leave
-				return nil
-			}}},
+			})},
 		})
 		finished := make(chan struct{})
 		go func() {
 			defer close(finished)
-			recorded(s, httptest.NewRequest("GET", "/livez", nil))
+			recorded(s, httptest.NewRequest("GET", "/slow", nil))
 		}()
 		<-entered
-		w := recorded(s, httptest.NewRequest("GET", "/api/v1/pods", nil))
+		w := recorded(s, httptest.NewRequest("GET", c.path, nil))
 		if w.Code != c.want || c.want == 429 && w.Header().Get("Retry-After") != "1" {
-			t.Errorf("%v: %d %v", c.groups, w.Code, w.Header())
+			t.Errorf("%v %s: %d %v", c.groups, c.path, w.Code, w.Header())
 		}
-		if w := recorded(s, httptest.NewRequest("POST", "/api/v1/namespaces/a/configmaps", strings.NewReader(`{"metadata":{"name":"`+"a"+`"}}`))); w.Code != 201 {
+		if w := recorded(s, httptest.NewRequest("POST", "/api/v1/namespaces/a/configmaps", strings.NewReader(`{"metadata":{"name":"a"}}`))); w.Code != 201 {
 			t.Errorf("writes have slots of their own: %d %s", w.Code, w.Body)
 		}
 		close(leave)
 		<-finished
+		if w := recorded(s, httptest.NewRequest("GET", "/version", nil)); w.Code != 200 {
+			t.Errorf("after the slow one: %d", w.Code)
+		}
 	}
 }
 

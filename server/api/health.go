@@ -12,6 +12,11 @@ import (
 // ping is the check that always holds while requests are answered.
 var ping = Check{Name: "ping"}
 
+func healthPath(path string) bool {
+	which, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	return which == "livez" || which == "readyz" || which == "healthz"
+}
+
 // health serves /livez, /readyz and /healthz, whole or for one check.
 func (s *Server) health(w http.ResponseWriter, r *http.Request, path string) {
 	which, name, single := strings.Cut(strings.TrimPrefix(path, "/"), "/")

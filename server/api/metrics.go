@@ -34,14 +34,17 @@ func newMetrics(s *Server) *metrics {
 			Name: "apiserver_longrunning_requests", Help: "Open watches by resource.",
 		}, []string{"verb", "group", "version", "resource"}),
 	}
-	inflight := func(kind string, slots chan struct{}) prometheus.Collector {
+	gauge := func(name, help, kind string, count func() int) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "apiserver_current_inflight_requests", Help: "Requests being served now.",
-			ConstLabels: prometheus.Labels{"request_kind": kind},
-		}, func() float64 { return float64(len(slots)) })
+			Name: name, Help: help, ConstLabels: prometheus.Labels{"request_kind": kind},
+		}, func() float64 { return float64(count()) })
+	}
+	for kind, s := range map[string]*slots{"readOnly": s.reads, "mutating": s.writes} {
+		m.registry.MustRegister(
+			gauge("apiserver_current_inflight_requests", "Requests being served now.", kind, s.serving),
+			gauge("apiserver_current_inqueue_requests", "Requests that wait to be served.", kind, s.waiting))
 	}
 	m.registry.MustRegister(m.requests, m.duration, m.watchers,
-		inflight("readOnly", s.reads), inflight("mutating", s.writes),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{DisableCompression: true})
 	return m

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/validate/content"
@@ -169,6 +170,12 @@ func (q *request) longRunning() bool {
 		return true
 	}
 	return !q.isResource && strings.HasPrefix(q.path, "/debug/pprof/")
+}
+
+// urgent requests never wait for others: those of who may have to mend an
+// overload, and those that ask for the server's health.
+func (q *request) urgent() bool {
+	return slices.Contains(q.user.Groups, "system:masters") || healthPath(q.path)
 }
 
 // writes tells whether the request may change something.

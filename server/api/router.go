@@ -151,8 +151,7 @@ func (s *Server) routePath(w http.ResponseWriter, r *http.Request, q *request) {
 		return
 	}
 	switch {
-	case path == "/livez", path == "/readyz", path == "/healthz",
-		strings.HasPrefix(path, "/livez/"), strings.HasPrefix(path, "/readyz/"), strings.HasPrefix(path, "/healthz/"):
+	case healthPath(path):
 		s.health(w, r, path)
 	case path == "/metrics":
 		s.metrics.handler.ServeHTTP(w, r)
