@@ -1,8 +1,8 @@
 package podnet
 
 import (
-	"bytes"
 	"encoding/json"
+	"io"
 	"net/http"
 	"sync"
 	"time"
@@ -19,8 +19,10 @@ type Feed struct {
 
 	mu    sync.Mutex // guards what follows
 	peers map[string]Peer
-	whole []byte  // the line with all peers; nil: to be made
 	last  *change // the latest; its successor is not there yet
+	whole []byte  // a line with all peers, as they were at from; nil: to be made
+	from  *change // nil with whole, for it keeps all that follow
+	since int     // changes after from
 }
 
 // change is a link of a chain that each listener walks along at its own pace.
@@ -55,7 +57,9 @@ func (f *Feed) OnNode(_, n *corev1.Node, deleted bool) {
 	} else {
 		delete(f.peers, n.Name)
 	}
-	f.whole = nil
+	if f.since++; f.since > len(f.peers)/8 {
+		f.whole, f.from = nil, nil // too much to be brought up to date with
+	}
 	next := &change{line: lineOf(update), followed: make(chan struct{})}
 	f.last.next = next
 	close(f.last.followed)
@@ -68,14 +72,14 @@ func (f *Feed) Known() { close(f.known) }
 // Close ends all streams.
 func (f *Feed) Close() { close(f.closed) }
 
-// all gives the line with all peers, and the change from which to go on.
+// all gives a line with all peers, and the change from which to go on.
 func (f *Feed) all() ([]byte, *change) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.whole == nil {
-		f.whole = lineOf(Update{Whole: true, Peers: f.peers})
+		f.whole, f.from, f.since = lineOf(Update{Whole: true, Peers: f.peers}), f.last, 0
 	}
-	return f.whole, f.last
+	return f.whole, f.from
 }
 
 func lineOf(u Update) []byte {
@@ -87,8 +91,18 @@ func lineOf(u Update) []byte {
 }
 
 // pace is the least time between two writes to a listener: where many nodes join
-// at once, it hears of them together.
-const pace = 100 * time.Millisecond
+// at once, each hears of them together, the longer the more have to be told.
+func (f *Feed) pace() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return min(max(leastPace, time.Duration(len(f.peers))*pacePerNode), mostPace)
+}
+
+const (
+	leastPace   = 100 * time.Millisecond
+	pacePerNode = time.Millisecond
+	mostPace    = time.Second
+)
 
 // ServeHTTP streams Updates.
 func (f *Feed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -102,17 +116,20 @@ func (f *Feed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	to := http.NewResponseController(w)
-	line, at := f.all()
+	whole, at := f.all()
+	if _, err := w.Write(whole); err != nil {
+		return
+	}
 	for {
-		if _, err := w.Write(line); err != nil || to.Flush() != nil {
+		var err error
+		if at, err = at.writeNext(w); err != nil || to.Flush() != nil {
 			return
 		}
-		rested := time.After(pace)
+		rested := time.After(f.pace())
 		if !f.await(r, at.followed) {
 			return
 		}
 		<-rested
-		line, at = at.since()
 	}
 }
 
@@ -127,16 +144,17 @@ func (f *Feed) await(r *http.Request, followed <-chan struct{}) bool {
 	return false
 }
 
-// since gives the lines of all changes after c, and the last of them.
-func (c *change) since() ([]byte, *change) {
-	var lines bytes.Buffer
+// writeNext writes the lines of all changes after c, and gives the last of them.
+func (c *change) writeNext(w io.Writer) (*change, error) {
 	for {
 		select {
 		case <-c.followed:
 			c = c.next
-			lines.Write(c.line)
+			if _, err := w.Write(c.line); err != nil {
+				return nil, err
+			}
 		default:
-			return lines.Bytes(), c
+			return c, nil
 		}
 	}
 }

@@ -145,6 +145,35 @@ func TestFeed(t *testing.T) {
 	}
 }
 
+// Who joins while many others do hears of them all, whether the line with all
+// peers was made before or after.
+func TestFeedWhileManyJoin(t *testing.T) {
+	feed := NewFeed()
+	server := httptest.NewServer(feed)
+	t.Cleanup(server.Close)
+	t.Cleanup(feed.Close)
+	feed.Known()
+	var names []string
+	made := map[*byte]bool{}
+	for i := range 100 {
+		name := fmt.Sprint("n", i)
+		names = append(names, name)
+		feed.OnNode(nil, testNode(name, fmt.Sprintf("10.42.%d.0/24", i), "192.0.2.1"), false)
+		whole, _ := feed.all()
+		made[&whole[0]] = true
+		if i%7 == 0 {
+			listen(t, server.URL).await(t, map[string]Peer{}, names...)
+		}
+	}
+	if len(made) > 40 {
+		t.Errorf("the line was made %d times for 100 changes", len(made))
+	}
+	for _, name := range names[:5] {
+		feed.OnNode(nil, testNode(name, ""), true)
+	}
+	listen(t, server.URL).await(t, map[string]Peer{}, names[5:]...)
+}
+
 // What does not begin with all nodes is no feed: some proxy's page, or the rest of one.
 func TestFollowRefuses(t *testing.T) {
 	for _, text := range []string{"", "<html>", `{"peers":{"a":{"addr":"192.0.2.1","range":"10.42.0.0/24"}}}`, `{"whole":true,"peers":{"a":{"addr":"x"}}}`} {

@@ -91,6 +91,8 @@ func (f *figures) measure(ctx context.Context) (err error) {
 		return err
 	}
 	begin := time.Now()
+	var watching errgroup.Group
+	watching.Go(func() error { return f.profiles.keep(ctx, "join.cpu", "profile?seconds=10") })
 	if err := f.join(ctx, stop, &nodes); err != nil {
 		return err
 	}
@@ -104,6 +106,9 @@ func (f *figures) measure(ctx context.Context) (err error) {
 	}
 	f.joinCPU = after.cpu - before.cpu
 	f.say("joined", "%.1f s, %.1f s of a core", f.joined.Seconds(), f.joinCPU.Seconds())
+	if err := watching.Wait(); err != nil {
+		return err
+	}
 	if f.emptyCPU, f.emptyRSS, err = f.idle(ctx, "empty"); err != nil {
 		return err
 	}

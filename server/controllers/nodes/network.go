@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
+	"net/netip"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -49,25 +51,36 @@ func PodNetwork(r *registry.Registry, cluster *net.IPNet) *loop.Controller {
 	}
 }
 
-// freeShare is the first part of the cluster network that no node has.
+// freeShare is the first part of the cluster network that no node has any of.
 func freeShare(cluster *net.IPNet, nodes []*corev1.Node) (string, error) {
-	taken := map[string]bool{}
-	for _, n := range nodes {
-		taken[n.Spec.PodCIDR] = true
-	}
 	ones, bits := cluster.Mask.Size()
-	size := podNetworkBits
-	if bits != 32 || ones > size {
-		return "", fmt.Errorf("cluster network %s must be IPv4 and at least a /%d", cluster, size)
+	if bits != 32 || ones > podNetworkBits {
+		return "", fmt.Errorf("cluster network %s must be IPv4 and at least a /%d", cluster, podNetworkBits)
 	}
+	const shift = 32 - podNetworkBits
 	base := binary.BigEndian.Uint32(cluster.IP.To4())
-	for i := range uint32(1) << (size - ones) {
-		ip := make(net.IP, 4)
-		binary.BigEndian.PutUint32(ip, base+i<<(32-size))
-		share := (&net.IPNet{IP: ip, Mask: net.CIDRMask(size, 32)}).String()
-		if !taken[share] {
-			return share, nil
+	taken := make([]bool, 1<<(podNetworkBits-ones))
+	for _, n := range nodes {
+		held, err := netip.ParsePrefix(n.Spec.PodCIDR)
+		if err != nil || !held.Addr().Is4() {
+			continue
+		}
+		first := int64(ipv4(held.Masked().Addr())) - int64(base)
+		last := first + 1<<(32-held.Bits()) - 1
+		for i := max(0, first>>shift); i <= min(last>>shift, int64(len(taken)-1)); i++ {
+			taken[i] = true
 		}
 	}
-	return "", fmt.Errorf("cluster network %s has no /%d left for another node: use a larger --cluster-cidr", cluster, size)
+	free := slices.Index(taken, false)
+	if free < 0 {
+		return "", fmt.Errorf("cluster network %s has no /%d left for another node: use a larger --cluster-cidr", cluster, podNetworkBits)
+	}
+	var ip [4]byte
+	binary.BigEndian.PutUint32(ip[:], base+uint32(free)<<shift)
+	return netip.PrefixFrom(netip.AddrFrom4(ip), podNetworkBits).String(), nil
+}
+
+func ipv4(a netip.Addr) uint32 {
+	b := a.As4()
+	return binary.BigEndian.Uint32(b[:])
 }

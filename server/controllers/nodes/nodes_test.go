@@ -186,6 +186,31 @@ func TestPodNetworks(t *testing.T) {
 	}
 }
 
+func TestFreeShare(t *testing.T) {
+	for _, tt := range []struct{ cluster, held, want string }{
+		{"10.42.0.0/16", "", "10.42.0.0/24"},
+		{"10.42.0.0/16", "10.42.0.0/24 10.42.2.0/24", "10.42.1.0/24"},
+		{"10.42.0.0/16", "10.42.0.0/25 10.42.2.0/23 10.42.1.128/25", "10.42.4.0/24"}, // given by hand
+		{"10.42.128.0/17", "10.42.0.0/16", ""},
+		{"10.42.128.0/17", "10.42.0.0/17 10.43.0.0/24 fd00::/64 x", "10.42.128.0/24"}, // of other networks
+		{"10.42.0.0/24", "10.42.0.0/24", ""},
+		{"10.42.0.0/25", "", ""},
+		{"fd00::/112", "", ""},
+	} {
+		_, cluster, err := net.ParseCIDR(tt.cluster)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nodes := []*corev1.Node{{}}
+		for _, share := range strings.Fields(tt.held) {
+			nodes = append(nodes, &corev1.Node{Spec: corev1.NodeSpec{PodCIDR: share}})
+		}
+		if got, err := freeShare(cluster, nodes); got != tt.want || (err == nil) != (got != "") {
+			t.Errorf("of %s, with %s held: %q, %v", tt.cluster, tt.held, got, err)
+		}
+	}
+}
+
 func TestOrphans(t *testing.T) {
 	h := harness.New(t)
 	var late atomic.Int64
