@@ -63,7 +63,7 @@ func (s *Store) follow(ctx context.Context, r *raft.Raft, notices <-chan bool) e
 			// An empty proposal is behind every earlier entry, so once it is applied
 			// all of them are. If it fails, the leadership is lost already.
 			opening := r.Apply(appendProposalHeader(nil, 0, 0, 0, 0), 0)
-			if opening.Error() != nil {
+			if outcome(opening, s.down) != nil {
 				continue
 			}
 			term, ok := opening.Response().(uint64)
@@ -202,7 +202,7 @@ func (s *Store) askIndex() (uint64, error) {
 func (s *Store) readIndex(r *reign) (uint64, error) {
 	committed := s.raft.CommitIndex()
 	if !s.alone() {
-		if err := s.raft.VerifyLeader().Error(); err != nil {
+		if err := outcome(s.raft.VerifyLeader(), s.down); err != nil {
 			return 0, fmt.Errorf("%w: %w", ErrNotLeader, err)
 		}
 	}

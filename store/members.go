@@ -46,7 +46,7 @@ func (s *Store) Resign() {
 	if !s.IsLeader() || s.alone() {
 		return
 	}
-	if err := s.raft.LeadershipTransfer().Error(); err != nil {
+	if err := outcome(s.raft.LeadershipTransfer(), s.failing); err != nil {
 		s.cfg.Logger.Debug("leadership not handed over", "error", err)
 	}
 }
@@ -219,7 +219,7 @@ func (s *Store) remove(server raft.Server) error {
 }
 
 func (s *Store) reconfigured(future raft.IndexFuture) error {
-	err := future.Error()
+	err := outcome(future, s.down)
 	s.linked.tell()
 	if err != nil && refused(err) {
 		return fmt.Errorf("%w: %w", ErrNotLeader, err)

@@ -235,9 +235,9 @@ func (p *proposer) close(err error, final bool) {
 
 // settle sees to the proposals that this server's Raft did not take. Those it
 // took are finished by the fsm; those in doubt by settleBefore.
-func (p *proposer) settle() error {
+func (p *proposer) settle(down <-chan struct{}) error {
 	for b := range p.futures {
-		if err := b.future.Error(); err != nil && refused(err) {
+		if err := outcome(b.future, down); err != nil && refused(err) {
 			p.refuse(p.origin, b.sequence)
 		}
 	}

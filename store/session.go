@@ -245,7 +245,7 @@ func (s *Store) proposeFor(r *reign, n *session, data []byte, futures chan<- pro
 // decided by being applied, or by the end of the reign.
 func (s *Store) tellRefused(n *session, w *wire, futures <-chan proposedFrame) error {
 	for f := range futures {
-		err := f.future.Error()
+		err := outcome(f.future, s.down)
 		if err == nil {
 			continue
 		}

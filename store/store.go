@@ -39,6 +39,7 @@ type Store struct {
 	readyOnce sync.Once
 	failed    atomic.Pointer[error] // why the store had to stop by itself
 	failing   chan struct{}         // closed when failed is set
+	down      chan struct{}         // closed when raft has shut down
 	started   atomic.Bool
 	stopping  atomic.Bool
 
@@ -64,6 +65,7 @@ func New(cfg Config) *Store {
 		hclog:     newRaftLogger(cfg.Logger),
 		ready:     make(chan struct{}),
 		failing:   make(chan struct{}),
+		down:      make(chan struct{}),
 		retention: retention,
 		proposals: newProposer(randomID()),
 		commits:   commits{heard: make(chan struct{}, 1)},
@@ -110,7 +112,7 @@ func (s *Store) serve(ctx context.Context, notices <-chan bool) error {
 		group.Go(func() error { defer asking.Done(); return fn() })
 	}
 	ask(func() error { return s.follow(ctx, s.raft, notices) })
-	ask(func() error { return s.proposals.settle() })
+	ask(func() error { return s.proposals.settle(s.down) })
 	group.Go(func() error { return s.proposals.run(ctx) })
 	group.Go(func() error { return s.transport.run(pumping) })
 	group.Go(func() error { return s.observe(ctx) })
@@ -147,6 +149,7 @@ func (s *Store) serve(ctx context.Context, notices <-chan bool) error {
 	// Then raft, which may be waiting inside the log for the store to give up.
 	close(s.log.halted)
 	err := errors.Join(s.raft.Shutdown().Error(), s.transport.Close())
+	close(s.down)
 	stopPumping()
 	s.proposals.lose(s.unavailable())
 	// Then ours: all of them end with ctx, or with the last future.
@@ -156,6 +159,19 @@ func (s *Store) serve(ctx context.Context, notices <-chan bool) error {
 		err = errors.Join(err, flushErr)
 	}
 	return err
+}
+
+// outcome waits for what raft answers. Raft forgets, when it is shut down, those
+// whose turn had not come: they are told when over is closed.
+func outcome(f raft.Future, over <-chan struct{}) error {
+	answer := make(chan error, 1)
+	go func() { answer <- f.Error() }()
+	select {
+	case err := <-answer:
+		return err
+	case <-over:
+		return raft.ErrRaftShutdown
+	}
 }
 
 // drainTimeout is how long a stopping store waits for writes in flight.

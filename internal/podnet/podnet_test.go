@@ -66,7 +66,12 @@ func listen(t *testing.T, url string) *listener {
 				return nil, err
 			}
 			return response.Body, nil
-		}, func(u Update) { l.updates <- u })
+		}, func(u Update) {
+			select {
+			case l.updates <- u:
+			case <-ctx.Done(): // nobody takes them
+			}
+		})
 	})
 	t.Cleanup(func() { cancel(); following.Wait() })
 	return l

@@ -175,7 +175,7 @@ func TestInstallOverHTTP(t *testing.T) {
 		serving.Wait()
 	})
 	url := "http://" + listener.Addr().String()
-	curl, from := "curl -sfL "+url+"/install.sh | sh -s - ", "ORCH_RELEASES="+url
+	curl, from := "curl -sSfL "+url+"/install.sh | sh -s - ", "ORCH_RELEASES="+url
 
 	if out, err := server.try(curl, from, "ORCH_VERSION=bad"); err == nil || !strings.Contains(out, "the checksum of orch-") {
 		t.Errorf("with a wrong checksum: %v\n%s", err, out)
