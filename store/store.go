@@ -165,7 +165,8 @@ func (s *Store) serve(ctx context.Context, notices <-chan bool) error {
 // whose turn had not come: they are told when over is closed.
 func outcome(f raft.Future, over <-chan struct{}) error {
 	answer := make(chan error, 1)
-	go func() { answer <- f.Error() }()
+	var asking sync.WaitGroup // nobody waits for one that is forgotten
+	asking.Go(func() { answer <- f.Error() })
 	select {
 	case err := <-answer:
 		return err

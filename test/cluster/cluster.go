@@ -205,8 +205,25 @@ func (n *Node) signal(s syscall.Signal) error {
 	case <-n.done:
 		return nil
 	case <-time.After(patience):
-		return fmt.Errorf("orch did not end within %s of %s; its log: %s", patience, s, n.LogFile())
+		return fmt.Errorf("orch did not end within %s of %s\n%s", patience, s, n.goroutines())
 	}
+}
+
+// goroutines ends an orch that hangs, and gives what it was doing.
+func (n *Node) goroutines() string {
+	_ = n.process.Process.Signal(syscall.SIGQUIT) // the log tells
+	select {
+	case <-n.done:
+	case <-time.After(10 * time.Second):
+	}
+	log, err := os.ReadFile(n.LogFile())
+	if err != nil {
+		return err.Error()
+	}
+	if at := bytes.LastIndex(log, []byte("SIGQUIT: quit")); at >= 0 {
+		log = log[at:]
+	}
+	return string(log[:min(len(log), 256<<10)])
 }
 
 // WaitReady waits until the node is Ready.
