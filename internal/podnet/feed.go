@@ -8,6 +8,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"orch/internal/fanout"
 )
 
 // Feed is the server's side: it takes the events of Nodes and tells those who
@@ -90,19 +92,13 @@ func lineOf(u Update) []byte {
 	return append(line, '\n')
 }
 
-// pace is the least time between two writes to a listener: where many nodes join
-// at once, each hears of them together, the longer the more have to be told.
-func (f *Feed) pace() time.Duration {
+// rest is the least time between two writes to a listener: where many nodes join
+// at once, it hears of them together.
+func (f *Feed) rest() time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return min(max(leastPace, time.Duration(len(f.peers))*pacePerNode), mostPace)
+	return fanout.Rest(len(f.peers))
 }
-
-const (
-	leastPace   = 100 * time.Millisecond
-	pacePerNode = time.Millisecond
-	mostPace    = time.Second
-)
 
 // ServeHTTP streams Updates.
 func (f *Feed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -125,7 +121,7 @@ func (f *Feed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if at, err = at.writeNext(w); err != nil || to.Flush() != nil {
 			return
 		}
-		rested := time.After(f.pace())
+		rested := time.After(f.rest())
 		if !f.await(r, at.followed) {
 			return
 		}

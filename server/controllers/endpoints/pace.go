@@ -9,21 +9,16 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 
+	"orch/internal/fanout"
 	"orch/server/controllers/loop"
 	"orch/server/registry"
 )
 
-// Every node hears of each change of a service's endpoints: while a deployment
-// of thirty starts, thirty changes would cost thirty times the nodes. So further
-// endpoints wait for each other, the longer the more nodes there are. The first
-// one waits for nobody, and nothing that is to get no more traffic waits.
-const (
-	leastCompany   = 100 * time.Millisecond
-	companyPerNode = time.Millisecond
-	mostCompany    = time.Second
-)
-
-// pace knows when services last got an endpoint.
+// pace knows when services last got an endpoint. Every node hears of each change
+// of a service's endpoints: while a deployment of thirty starts, thirty changes
+// would cost thirty times the nodes. So further endpoints wait for each other, the
+// longer the more nodes there are. The first one waits for nobody, and nothing
+// that is to get no more traffic waits.
 type pace struct {
 	nodes registry.Typed[*corev1.Node]
 
@@ -35,17 +30,12 @@ func newPace(r *registry.Registry) *pace {
 	return &pace{nodes: registry.Of[*corev1.Node](r), gained: make(map[loop.Key]time.Time)}
 }
 
-// company is how long endpoints wait in a cluster of so many nodes.
-func company(nodes int) time.Duration {
-	return min(max(leastCompany, time.Duration(nodes)*companyPerNode), mostCompany)
-}
-
 // hold is how long a change at now must wait, which may only add endpoints and
 // may leave some that are ready. With 0, it is taken to happen.
 func (p *pace) hold(service loop.Key, now time.Time, onlyAdds, ready bool) time.Duration {
 	var wait time.Duration
 	if onlyAdds {
-		wait = company(len(p.nodes.List("", nil)))
+		wait = fanout.Rest(len(p.nodes.List("", nil)))
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
