@@ -53,17 +53,20 @@ func TestLeaderFails(t *testing.T) {
 			}
 		})
 		ended := make(chan error, 1)
-		go func() { ended <- c.stops[leader]() }()
+		go func() {
+			err := c.stops[leader]()
+			cancel()
+			busy.Wait()
+			ended <- err
+		}()
 		select {
 		case err := <-ended:
 			if !errors.Is(err, broken) {
 				t.Errorf("%s ended: %v", leader, err)
 			}
 		case <-time.After(20 * time.Second):
-			t.Fatalf("%s does not end", leader)
+			t.Fatalf("%s does not end, or those who asked it wait for ever", leader)
 		}
-		cancel()
-		busy.Wait()
 		c.start(leader)
 	}
 }
