@@ -50,7 +50,8 @@ func (a *assembly) shutdownPods() []shutdown.Pod {
 			p.Grace = time.Duration(*grace) * time.Second
 		}
 		p.Critical = s.Pod.Spec.Priority != nil && *s.Pod.Spec.Priority >= leastCritical
-		p.Running = !ended(s.Status.Phase)
+		// The sandbox is stopped after the last container.
+		p.Running = !ended(s.Status.Phase) || s.SandboxID != ""
 		all = append(all, p)
 	}
 	return all
