@@ -57,6 +57,9 @@ test: build ## run every test: unit tests under the race detector, then end to e
 test-e2e: build ## run the end-to-end tests alone
 	ORCH=$(CURDIR)/bin/orch $(GO) test -vet=off -timeout 15m -count=1 -parallel 6 ./test/...
 
+cases: build ## do what strangers reported, step by step: one test for each file of test/cases/testdata
+	ORCH=$(CURDIR)/bin/orch $(GO) test -vet=off -timeout 15m -count=1 -parallel 6 ./test/cases
+
 test-short: build ## the unit tests alone, without the race detector
 	$(GO) test -timeout 10m $(ROOMS)
 
@@ -91,4 +94,4 @@ cluster: build ## start SERVERS and AGENTS on this machine, each in its own netw
 clean: ## remove what was built
 	rm -rf bin dist runtime/embedded/assets/*.zst
 
-.PHONY: help prerequisites assets build install release test test-e2e test-short lint bench robustness conformance cluster clean
+.PHONY: help prerequisites assets build install release test test-e2e cases test-short lint bench robustness conformance cluster clean
