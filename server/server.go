@@ -32,8 +32,9 @@ import (
 
 // Server is one member of the control plane.
 type Server struct {
-	cfg   Config
-	local chan localAccess // holds one value once the server listens
+	cfg    Config
+	local  chan localAccess // holds one value once the server listens
+	served bool             // it has listened once; of Run alone
 }
 
 // localAccess is what a process on this machine needs to join.
@@ -80,16 +81,48 @@ type assembly struct {
 
 // Run serves until ctx ends or a part fails, and returns when all has stopped.
 func (s *Server) Run(ctx context.Context) error {
+	pause := storeRetry
 	for {
+		began := time.Now()
 		err := s.run(ctx)
-		if !errors.Is(err, store.ErrSuperseded) || ctx.Err() != nil {
+		var failure *storeFailure
+		switch {
+		case ctx.Err() != nil:
+			return err
+		case errors.Is(err, store.ErrSuperseded):
+			// The store has put its state aside and knows whom to join.
+			s.cfg.Logger.Warn("the cluster was recovered without this server, which joins it again; its state of before is kept beside the new one",
+				"component", "server", "store", storeDir(s.cfg.DataDir))
+			continue
+		case !errors.As(err, &failure) || errors.Is(err, store.ErrRemoved) || !s.served || s.cfg.Disabled("agent"):
 			return err
 		}
-		// The store has put its state aside and knows whom to join.
-		s.cfg.Logger.Warn("the cluster was recovered without this server, which joins it again; its state of before is kept beside the new one",
-			"component", "server", "store", storeDir(s.cfg.DataDir))
+		// This machine's pods and probes need no server: the disk may get well.
+		if time.Since(began) > longestStoreRetry {
+			pause = storeRetry
+		}
+		s.cfg.Logger.Error("the store has failed; the server tries again, and the node goes on meanwhile",
+			"component", "server", "error", err, "after", pause)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil
+		}
+		pause = min(2*pause, longestStoreRetry)
 	}
 }
+
+// A store whose disk errs is opened again after so long, and ever less often.
+const (
+	storeRetry        = time.Second
+	longestStoreRetry = 30 * time.Second
+)
+
+// storeFailure is an end of the server's for which its store is the cause.
+type storeFailure struct{ err error }
+
+func (e *storeFailure) Error() string { return "store: " + e.err.Error() }
+func (e *storeFailure) Unwrap() error { return e.err }
 
 func (s *Server) run(ctx context.Context) error {
 	// The port is taken first: a busy one is the commonest mistake, and nothing
@@ -124,13 +157,18 @@ func (s *Server) run(ctx context.Context) error {
 	group.Go(func() error { // a store that fails ends the server
 		select {
 		case err := <-stored:
-			return fmt.Errorf("store: %w", err)
+			return &storeFailure{err}
 		case <-ctx.Done():
 			return nil
 		}
 	})
 	group.Go(func() error { return a.serve(ctx, listener, s.local) })
 	err = group.Wait()
+	select {
+	case <-a.gate.opened:
+		s.served = true
+	default:
+	}
 	stopStore()
 	if storeErr := storing.Wait(); err == nil || errors.Is(storeErr, store.ErrSuperseded) {
 		err = storeErr
@@ -219,6 +257,7 @@ func (a *assembly) assembleAPI(serviceIP net.IP) error {
 		},
 		Checks: []api.Check{
 			{Name: "store", Probe: func(ctx context.Context) error { _, err := a.store.Sync(ctx); return err }},
+			{Name: "store-writable", Ready: true, Probe: func(context.Context) error { return a.store.ReadOnly() }},
 			{Name: "authorizer", Ready: true, Probe: a.authorizerReady},
 		},
 	})
@@ -282,6 +321,7 @@ func (a *assembly) serve(ctx context.Context, listener net.Listener, local chan<
 		return err
 	}
 	a.gate.open()
+	group.Go(func() error { return a.reportReadOnly(ctx) })
 	group.Go(func() error { return a.tokens.Run(ctx) })
 	group.Go(func() error { return a.snapshots.Run(ctx) })
 	select {

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -190,7 +191,7 @@ func TestInUse(t *testing.T) {
 // TestFoundingCutShort: a crash in the middle of the very first start.
 func TestFoundingCutShort(t *testing.T) {
 	dir := t.TempDir()
-	l, err := openLogStore(filepath.Join(dir, "raft.db"), nil, &notice{})
+	l, err := openLogStore(filepath.Join(dir, "raft.db"), nil, nil, &notice{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -232,8 +233,8 @@ func allocated(t *testing.T, path string) int64 {
 	return stat.Blocks * 512
 }
 
-// TestDiskFull fills a real, tiny disk. The store says so and ends; with space
-// again it has all that was acknowledged.
+// TestDiskFull fills a real, tiny disk. The store says so, answers reads, and
+// takes writes again by itself; a start on the full disk works, too.
 func TestDiskFull(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root to mount a tmpfs")
@@ -245,46 +246,74 @@ func TestDiskFull(t *testing.T) {
 	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
 	cfg := Config{Dir: dir, tuning: tuning{flushDelay: time.Millisecond}}
 	s, stop := launch(t, cfg)
-	written, err := 0, error(nil)
-	for value := strings.Repeat("x", 16<<10); err == nil; written++ {
-		_, err = s.Update(t.Context(), put(fmt.Sprintf("k/%04d", written), value))
+	written := fillStore(t, s)
+	if err := s.ReadOnly(); !errors.Is(err, ErrReadOnly) {
+		t.Errorf("the store with a full disk: %v", err)
 	}
-	written--
-	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "no space left") {
-		t.Errorf("update: %v", err)
+	if _, err := s.Update(t.Context(), put("k", "v")); !errors.Is(err, ErrReadOnly) || !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), dir) {
+		t.Errorf("a write: %v", err)
 	}
-	if _, err := s.Update(t.Context(), put("k", "v")); !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, ErrClosed) {
-		t.Errorf("second update: %v", err)
+	if _, err := s.Update(LastWords(t.Context()), put("k/last", "words")); err != nil {
+		t.Errorf("last words: %v", err)
 	}
-	<-s.memory.closed
-	if err := stop(); !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "raft.db") {
-		t.Errorf("run: %v", err)
+	written++
+	if _, err := s.Sync(t.Context()); err != nil {
+		t.Errorf("a read: %v", err)
 	}
-
-	// Still full: a start may even work, as far as pages can be used again, and
-	// writes until they are used up.
-	filler := filepath.Join(dir, "filler")
-	os.WriteFile(filler, make([]byte, 4<<20), 0o600)
-	s, stop = launchAside(t, cfg)
-	select {
-	case <-s.Ready():
-		for err = nil; !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, ErrClosed); {
-			_, err = s.Update(t.Context(), put("k/again", strings.Repeat("x", 16<<10)))
-		}
-	case <-s.memory.closed:
-	}
-	if err := stop(); !errors.Is(err, syscall.ENOSPC) {
-		t.Errorf("run on the full disk: %v", err)
-	}
-
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT, "size=64m"); err != nil {
-		t.Fatal(err)
-	}
-	s = run(t, cfg)
 	if n, _ := s.Count("k/", "", 0); n < written {
 		t.Errorf("%d keys, %d were acknowledged", n, written)
 	}
+	if err := stop(); err != nil {
+		t.Errorf("stop on the full disk: %v", err)
+	}
+
+	os.WriteFile(filepath.Join(dir, "filler"), make([]byte, 4<<20), 0o600)
+	s, stop = launch(t, cfg)
+	if n, _ := s.Count("k/", "", 0); n < written {
+		t.Errorf("after a start on the full disk %d keys, %d were acknowledged", n, written)
+	}
+	// The leader's own work waits for space instead of failing.
+	waited := make(chan error, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	fillStore(t, s)
+	go func() {
+		waited <- s.Lead(ctx, func(ctx context.Context) error {
+			_, err := s.Update(ctx, put("k/waited", "v"))
+			cancel()
+			return err
+		})
+	}()
+	changed := s.ReadOnlyChanged()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT, "size=64m"); err != nil {
+		t.Fatal(err)
+	}
+	<-changed
+	if err := <-waited; err != nil {
+		t.Errorf("what waited for space: %v", err)
+	}
+	if err := s.ReadOnly(); err != nil {
+		t.Errorf("with space again: %v", err)
+	}
 	mustUpdate(t, s, put("k/after", "v"))
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// fillStore writes until the store is read-only, and gives the number of writes
+// that were acknowledged.
+func fillStore(t *testing.T, s *Store) (written int) {
+	t.Helper()
+	for value := strings.Repeat("x", 16<<10); ; written++ {
+		_, err := s.Update(t.Context(), put(fmt.Sprintf("k/%04d", written), value))
+		if errors.Is(err, ErrReadOnly) {
+			return written
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // TestIdle: a store that is left alone writes nothing.

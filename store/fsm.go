@@ -17,6 +17,7 @@ type fsm struct {
 	state     *stateFile
 	proposals *proposer
 	snapshots *snapshotStore
+	space     *space
 	decoded   decodedProposals
 	failed    func(error) // told when an entry cannot be applied; the store stops
 	logger    *slog.Logger
@@ -167,10 +168,14 @@ func (f *fsm) note(ops []Op, entries []*Entry) {
 // weight is about what an unflushed record takes in memory.
 func weight(key string, r record) int { return len(key) + len(r.value) + 64 }
 
-// flush brings the state file up to now. What cannot be written stays dirty.
+// flush brings the state file up to now. What cannot be written stays dirty. On a
+// full disk it does not try: the log has it all, and needs what space is left.
 func (f *fsm) flush() error {
 	f.flushing.Lock()
 	defer f.flushing.Unlock()
+	if err := f.space.readOnly(); err != nil {
+		return err
+	}
 	f.memory.mu.Lock()
 	h, records, size := f.head, f.dirty, f.dirtyBytes
 	if h.index == f.flushed.index {
@@ -182,6 +187,9 @@ func (f *fsm) flush() error {
 
 	if err := f.state.write(h, records); err != nil {
 		f.giveBack(records, size)
+		if noSpace(err) {
+			f.space.exhausted()
+		}
 		return fmt.Errorf("write %s: %w", f.state.path, err)
 	}
 	f.flushed = h

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -18,6 +19,49 @@ type groupLayer struct {
 	raft.StreamLayer
 	name func() groupName
 	met  func(groupName) error // judges the other's group
+
+	mu    sync.Mutex
+	calls map[net.Conn]struct{} // connections that were dialled; nil when hung up; guarded by mu
+}
+
+func newGroupLayer(streams raft.StreamLayer, name func() groupName, met func(groupName) error) *groupLayer {
+	return &groupLayer{StreamLayer: streams, name: name, met: met, calls: make(map[net.Conn]struct{})}
+}
+
+// hangUp ends all that was dialled: who waits for an answer of a slow server
+// waits no longer.
+func (l *groupLayer) hangUp() {
+	l.mu.Lock()
+	calls := l.calls
+	l.calls = nil
+	l.mu.Unlock()
+	for conn := range calls {
+		_ = conn.Close()
+	}
+}
+
+// enter notes a connection, unless all have been hung up.
+func (l *groupLayer) enter(conn net.Conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.calls == nil {
+		return false
+	}
+	l.calls[conn] = struct{}{}
+	return true
+}
+
+// dialledConn forgets itself when it is closed.
+type dialledConn struct {
+	net.Conn
+	layer *groupLayer
+}
+
+func (c *dialledConn) Close() error {
+	c.layer.mu.Lock()
+	delete(c.layer.calls, c.Conn)
+	c.layer.mu.Unlock()
+	return c.Conn.Close()
 }
 
 // groupSize is the length of a group's name on the wire, filled up with spaces.
@@ -35,9 +79,13 @@ func readGroupName(r io.Reader) (groupName, error) {
 
 // Dial connects and exchanges names.
 func (l *groupLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	conn, err := l.StreamLayer.Dial(address, timeout)
+	raw, err := l.StreamLayer.Dial(address, timeout)
 	if err != nil {
 		return nil, err
+	}
+	conn := &dialledConn{raw, l}
+	if !l.enter(raw) {
+		return nil, errors.Join(ErrClosed, conn.Close())
 	}
 	err = conn.SetDeadline(time.Now().Add(timeout))
 	if err == nil {

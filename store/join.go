@@ -32,7 +32,7 @@ func (s *Store) join(notices chan<- bool) error {
 		streams = nowhere{address(s.id), make(chan struct{})}
 		s.peers = nowhere{address(s.id), make(chan struct{})}
 	}
-	s.transport = newTransport(&groupLayer{streams, s.groupNow, s.meet}, s.hclog, s.log.stuck, s.heartbeat)
+	s.transport = newTransport(newGroupLayer(streams, s.groupNow, s.meet), s.hclog, s.log.stuck, s.heartbeat)
 	cfg := raftConfig(s.id, notices, s.hclog)
 	if err := s.found(cfg, s.transport); err != nil {
 		return errors.Join(err, s.transport.Close())

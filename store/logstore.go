@@ -22,7 +22,10 @@ type logStore struct {
 	path     string
 	pageSize int64
 
-	// failed is told of a write that did not reach the disk. The store then stops.
+	// space is waited for by a write that meets a full disk; nil: it fails.
+	space *space
+	// failed is told of a write that did not reach the disk otherwise. The store
+	// then stops.
 	failed func(error)
 	// appended is told of each append, when last has moved.
 	appended *notice
@@ -47,8 +50,8 @@ var (
 // errNotFound must read like this: raft compares the text.
 var errNotFound = errors.New("not found")
 
-func openLogStore(path string, failed func(error), appended *notice) (*logStore, error) {
-	l := &logStore{path: path, failed: failed, appended: appended, halted: make(chan struct{}), stable: make(map[string][]byte)}
+func openLogStore(path string, space *space, failed func(error), appended *notice) (*logStore, error) {
+	l := &logStore{path: path, space: space, failed: failed, appended: appended, halted: make(chan struct{}), stable: make(map[string][]byte)}
 	var err error
 	if l.db, err = openBolt(path, l); err != nil {
 		return nil, err
@@ -154,7 +157,7 @@ func (l *logStore) StoreLogs(logs []*raft.Log) error {
 	}
 	l.since.Store(time.Now().UnixNano())
 	defer l.since.Store(0)
-	err := l.db.Update(func(tx *bolt.Tx) error {
+	err := l.update(func(tx *bolt.Tx) error {
 		bucket := tx.Bucket(bucketLog)
 		// Entries only ever come at the end, so pages may be filled.
 		bucket.FillPercent = 1
@@ -166,6 +169,9 @@ func (l *logStore) StoreLogs(logs []*raft.Log) error {
 		}
 		return nil
 	})
+	if errors.Is(err, ErrClosed) {
+		return err
+	}
 	if err != nil {
 		err = l.explain(err)
 		l.failed(err)
@@ -174,6 +180,11 @@ func (l *logStore) StoreLogs(logs []*raft.Log) error {
 	l.last.Store(logs[len(logs)-1].Index)
 	l.appended.tell()
 	return nil
+}
+
+// update is a transaction that waits for space on a full disk.
+func (l *logStore) update(write func(*bolt.Tx) error) error {
+	return l.space.insist(l.halted, func() error { return l.db.Update(write) })
 }
 
 // diskPatience is how long an append may take before the disk counts as stuck.
@@ -209,7 +220,9 @@ func (l *logStore) Set(key, value []byte) error {
 	if err == nil || !l.running.Load() {
 		return err
 	}
-	l.failed(err)
+	if !errors.Is(err, ErrClosed) {
+		l.failed(err)
+	}
 	<-l.halted
 	return nil
 }
@@ -220,7 +233,7 @@ func (l *logStore) set(key, value []byte) error {
 	if old, ok := l.stable[string(key)]; ok && bytes.Equal(old, value) {
 		return nil
 	}
-	err := l.db.Update(func(tx *bolt.Tx) error {
+	err := l.update(func(tx *bolt.Tx) error {
 		record := append(make([]byte, sumSize, sumSize+len(value)), value...)
 		return tx.Bucket(bucketStable).Put(key, seal(key, record))
 	})

@@ -46,10 +46,16 @@ func (s *Store) Resign() {
 	if !s.IsLeader() || s.alone() {
 		return
 	}
-	if err := outcome(s.raft.LeadershipTransfer(), s.failing); err != nil {
+	over, end := context.WithTimeout(context.Background(), resignTimeout)
+	defer end()
+	if err := outcome(s.raft.LeadershipTransfer(), over.Done()); err != nil {
 		s.cfg.Logger.Debug("leadership not handed over", "error", err)
 	}
 }
+
+// resignTimeout is how long a server waits for another to take over: the others
+// elect one even without being asked.
+const resignTimeout = time.Second
 
 // ErrNoMember says that no member has the name.
 var ErrNoMember = errors.New("there is no such server in the cluster")

@@ -205,7 +205,7 @@ func (r *Recovery) build(aside string, group groupName) error {
 	if err != nil {
 		return err
 	}
-	log, err := openLogStore(filepath.Join(aside, "raft.db"), func(error) {}, &notice{})
+	log, err := openLogStore(filepath.Join(aside, "raft.db"), nil, func(error) {}, &notice{})
 	if err != nil {
 		return err
 	}

@@ -76,7 +76,7 @@ func (s *Store) travel(ctx context.Context, r *route, patience *time.Timer) {
 	patience.Stop()
 	s.proposals.open(r)
 	s.routed.tell()
-	s.readyOnce.Do(func() { close(s.ready) })
+	s.readyOnce.Do(func() { s.space.starting.Store(false); close(s.ready) })
 	select {
 	case <-r.over:
 	case <-ctx.Done():

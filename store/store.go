@@ -34,6 +34,7 @@ type Store struct {
 	seeking    sync.WaitGroup // of those who look for the leader
 	proposals  *proposer
 	hclog      *raftLogger
+	space      space
 
 	ready     chan struct{}
 	readyOnce sync.Once
@@ -59,7 +60,7 @@ type Store struct {
 func New(cfg Config) *Store {
 	cfg = cfg.withDefaults()
 	retention := retention{age: cfg.HistoryAge, size: cfg.HistorySize}
-	return &Store{
+	s := &Store{
 		cfg:       cfg,
 		memory:    newMVCC(cfg.Codec, limit{events: retention.limit(), bytes: cfg.tuning.historyBytes}, cfg.Lane),
 		hclog:     newRaftLogger(cfg.Logger),
@@ -69,7 +70,10 @@ func New(cfg Config) *Store {
 		retention: retention,
 		proposals: newProposer(randomID()),
 		commits:   commits{heard: make(chan struct{}, 1)},
+		space:     space{dir: cfg.Dir, logger: cfg.Logger, settle: func() {}},
 	}
+	s.space.starting.Store(true)
+	return s
 }
 
 // Ready is closed when all that was ever acknowledged can be read here.
@@ -83,14 +87,19 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 	// Watchers end, and writers that come now are refused, however Run ends.
 	defer close(s.memory.closed)
-	if err := s.open(); err != nil {
+	err := s.open()
+	if noSpace(err) && s.space.giveBack() {
+		err = errors.Join(s.close(), s.open())
+	}
+	if err != nil {
 		return fmt.Errorf("open store: %w", errors.Join(err, s.close()))
 	}
+	s.space.hold()
 	notices := make(chan bool, 16)
 	if err := s.join(notices); err != nil {
 		return fmt.Errorf("open store: %w", errors.Join(err, s.close()))
 	}
-	err := s.serve(ctx, notices)
+	err = s.serve(ctx, notices)
 	others := s.othersAddresses()
 	err = errors.Join(err, s.close())
 	if errors.Is(err, ErrSuperseded) {
@@ -121,6 +130,7 @@ func (s *Store) serve(ctx context.Context, notices <-chan bool) error {
 	group.Go(func() error { return s.servePeers(ctx) })
 	group.Go(func() error { return s.keepFlushed(ctx) })
 	group.Go(func() error { return s.keepCompact(ctx) })
+	group.Go(func() error { return s.keepSpace(ctx) })
 	group.Go(func() error {
 		select {
 		case <-s.failing:
@@ -148,14 +158,16 @@ func (s *Store) serve(ctx context.Context, notices <-chan bool) error {
 	}
 	// Then raft, which may be waiting inside the log for the store to give up.
 	close(s.log.halted)
-	err := errors.Join(s.raft.Shutdown().Error(), s.transport.Close())
+	shutdown := s.raft.Shutdown()
+	s.transport.layer.hangUp() // raft waits for what it has asked the others
+	err := errors.Join(shutdown.Error(), s.transport.Close())
 	close(s.down)
 	stopPumping()
 	s.proposals.lose(s.unavailable())
 	// Then ours: all of them end with ctx, or with the last future.
 	err = errors.Join(group.Wait(), err)
 	// With nobody applying any more, the next start has nothing to replay.
-	if flushErr := s.fsm.flush(); flushErr != nil && s.failure() == nil {
+	if flushErr := s.fsm.flush(); flushErr != nil && !noSpace(flushErr) && s.failure() == nil {
 		err = errors.Join(err, flushErr)
 	}
 	return err
@@ -189,7 +201,7 @@ func (s *Store) open() error {
 	}
 	var err error
 	// The log first: its lock says whether another process is at work here.
-	if s.log, err = openLogStore(filepath.Join(dir, "raft.db"), s.fail, &s.commits.appended); err != nil {
+	if s.log, err = openLogStore(filepath.Join(dir, "raft.db"), &s.space, s.fail, &s.commits.appended); err != nil {
 		return err
 	}
 	// Leftovers of a restore that was cut short. Their sender will send again.
@@ -206,10 +218,14 @@ func (s *Store) open() error {
 	s.state = state
 	s.memory.reset(entries, h.revision)
 	s.fsm = &fsm{
-		memory: s.memory, state: s.state, proposals: s.proposals, snapshots: snapshots, failed: s.fail, logger: s.cfg.Logger,
+		memory: s.memory, state: s.state, proposals: s.proposals, snapshots: snapshots, space: &s.space, failed: s.fail, logger: s.cfg.Logger,
 		head: h, flushed: h, dirty: make(map[string]record), changed: make(chan struct{}, 1),
 	}
 	snapshots.fsm = s.fsm
+	s.space.settle = func() {
+		s.fsm.flushing.Lock()
+		defer s.fsm.flushing.Unlock()
+	}
 	return s.match(h)
 }
 
@@ -237,6 +253,13 @@ func (s *Store) close() error {
 	err := s.closeState()
 	if s.log != nil {
 		err = errors.Join(err, s.log.close())
+	}
+	if s.failure() != nil {
+		// What could not be written may still look written in the page cache. Who
+		// opens the files again must see what the disk has.
+		for _, name := range []string{"state.db", "raft.db"} {
+			_ = uncache(filepath.Join(s.cfg.Dir, name)) // the disk is failing already
+		}
 	}
 	return err
 }

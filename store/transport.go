@@ -13,7 +13,8 @@ import (
 // its own Raft what the leader has committed: see hearCommit.
 type transport struct {
 	*raft.NetworkTransport
-	rpcs chan raft.RPC
+	rpcs  chan raft.RPC
+	layer *groupLayer
 
 	// stuck tells that this server's disk does not answer.
 	stuck func() bool
@@ -24,7 +25,7 @@ type transport struct {
 // transportTimeout bounds dialling and each message between servers.
 const transportTimeout = 3 * time.Second
 
-func newTransport(layer raft.StreamLayer, logger *raftLogger, stuck func() bool, heartbeat func(uint64, raft.ServerID, time.Time, bool)) *transport {
+func newTransport(layer *groupLayer, logger *raftLogger, stuck func() bool, heartbeat func(uint64, raft.ServerID, time.Time, bool)) *transport {
 	return &transport{
 		stuck: stuck, heartbeat: heartbeat,
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
@@ -33,7 +34,7 @@ func newTransport(layer raft.StreamLayer, logger *raftLogger, stuck func() bool,
 			// when a leader is deposed while the pipeline is full.
 			MaxRPCsInFlight: 1,
 		}),
-		rpcs: make(chan raft.RPC),
+		rpcs: make(chan raft.RPC), layer: layer,
 	}
 }
 

@@ -33,6 +33,9 @@ func (s *Store) Update(ctx context.Context, ops ...Op) ([]*Entry, error) {
 	if err := s.precheck(ctx, ops); err != nil {
 		return nil, err
 	}
+	if err := s.writable(ctx); err != nil {
+		return nil, err
+	}
 	u := &update{ops: ops, reign: reignOf(ctx), done: make(chan struct{})}
 	if err := s.proposals.add(u); err != nil {
 		return nil, err

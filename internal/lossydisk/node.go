@@ -23,7 +23,17 @@ var (
 	_ fs.NodeRmdirer  = (*folder)(nil)
 	_ fs.NodeRenamer  = (*folder)(nil)
 	_ fs.NodeFsyncer  = (*folder)(nil)
+	_ fs.NodeStatfser = (*folder)(nil)
 )
+
+// Statfs tells how much room there is. A disk that was not filled up has 4 GiB.
+func (f *folder) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno {
+	f.disk.mu.Lock()
+	defer f.disk.mu.Unlock()
+	free := uint64(min(f.disk.capacity-f.disk.used, 4<<30)) / page
+	out.Bsize, out.Bfree, out.Bavail, out.Blocks = page, free, free, free+uint64(f.disk.used)/page
+	return 0
+}
 
 func (f *folder) add(ctx context.Context, name string, mode uint32, make func(id int) fs.InodeEmbedder) *fs.Inode {
 	f.disk.mu.Lock()

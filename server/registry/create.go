@@ -233,7 +233,8 @@ func storeFailure(err error) error {
 	case errors.Is(err, store.ErrUnknownOutcome):
 		return apierrors.NewTimeoutError(err.Error(), 1)
 	case errors.Is(err, store.ErrClosed), errors.Is(err, store.ErrNotLeader),
-		errors.Is(err, store.ErrRemoved), errors.Is(err, store.ErrSuperseded): // the others serve
+		errors.Is(err, store.ErrRemoved), errors.Is(err, store.ErrSuperseded), // the others serve
+		errors.Is(err, store.ErrReadOnly):
 		return apierrors.NewServiceUnavailable(err.Error())
 	}
 	return apierrors.NewInternalError(err)

@@ -302,8 +302,8 @@ func TestSlowDisk(t *testing.T) {
 	awaitRead(t, leader, "beside-19")
 }
 
-// TestFullDisk: a leader whose disk is full says so and ends; the others go on,
-// and it comes back when there is room.
+// TestFullDisk: a leader whose disk is full says so and gives the lead to one that
+// can write; it goes on reading, and takes part again when there is room.
 func TestFullDisk(t *testing.T) {
 	all, disks := slowOrFull(t)
 	leader := all.leader(t, all[0])
@@ -312,29 +312,23 @@ func TestFullDisk(t *testing.T) {
 	big := configMap("big")
 	big.Data["big"] = strings.Repeat("x", 900<<10)
 	began := time.Now()
-	for i := 0; ; i++ {
+	for i := 0; !strings.Contains(leader.LogTail(), "no space left"); i++ {
 		big.Name = fmt.Sprintf("big-%d", i)
 		_, _ = client(t, rest[0]).CoreV1().ConfigMaps("default").Create(t.Context(), big, metav1.CreateOptions{}) // may fail with the leader
-		select {
-		case <-leader.Exited():
-		default:
-			if time.Since(began) < patience {
-				continue
-			}
-			t.Fatal("the leader goes on with a full disk")
+		if time.Since(began) > patience {
+			t.Fatalf("the leader does not notice that its disk is full:\n%s", leader.LogTail())
 		}
-		break
 	}
-	if log := leader.LogTail(); !strings.Contains(log, "no space left") {
-		t.Errorf("it does not say why it ended:\n%s", log)
+	if body, code := readyz(t, client(t, leader)); code == http.StatusOK {
+		t.Errorf("the server with the full disk calls itself ready: %s", body)
 	}
 	for i, n := range rest {
 		writeUntilTaken(t, n, fmt.Sprintf("after-%d", i))
 	}
-	disks[leader].Free()
-	if err := leader.Start(); err != nil {
-		t.Fatal(err)
+	if now := all.leader(t, rest[0]); now == leader {
+		t.Error("the server with the full disk still leads")
 	}
+	disks[leader].Free()
 	awaitReady(t, leader)
 	awaitRead(t, leader, "after-1")
 }

@@ -119,18 +119,14 @@ func fillDisk(n *nemesis, ctx context.Context, on *cluster.Node) error {
 	return nil
 }
 
-// freeDisk starts the server again if the full disk has ended it.
+// freeDisk makes room: a full disk ends no server.
 func freeDisk(n *nemesis, _ context.Context, on *cluster.Node) error {
-	if err := on.FreeDisk(); err != nil {
-		return err
-	}
 	select {
 	case <-on.Exited():
-		n.count("full disk that ended a server")
-		return on.Start()
+		n.complain("%s has ended because its disk was full:\n%s", on.Name, on.LogTail())
 	default:
-		return nil
 	}
+	return on.FreeDisk()
 }
 
 func each(nodes []*cluster.Node, do func(*cluster.Node) error) error {
