@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,7 +24,7 @@ const reportRetry = 5 * time.Second
 // reportReadOnly tells, in a condition and an event of this server's node, when
 // the store stops and begins to take writes.
 func (a *assembly) reportReadOnly(ctx context.Context) error {
-	reported := false
+	reported := a.toldReadOnly()
 	for {
 		changed := a.store.ReadOnlyChanged()
 		cause := a.store.ReadOnly()
@@ -43,6 +44,14 @@ func (a *assembly) reportReadOnly(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// toldReadOnly reports whether the condition stands since before this start.
+func (a *assembly) toldReadOnly() bool {
+	node, err := registry.Of[*corev1.Node](a.registry).Get("", a.cfg.NodeName)
+	return err == nil && slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == storeReadOnly && c.Status == corev1.ConditionTrue
+	})
 }
 
 // tellReadOnly writes condition and event. A server without a node has the event

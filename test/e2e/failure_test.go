@@ -252,3 +252,66 @@ func waitAPI(t *testing.T, n *cluster.Node) *space {
 	})
 	return s
 }
+
+// TestFullDiskOfNode: a node whose disk is full goes on, and starts again; the
+// store says what it lacks, and all of it gets well by itself.
+func TestFullDiskOfNode(t *testing.T) {
+	t.Parallel()
+	n := unstarted(t)
+	if err := n.SmallDisk(256); err != nil {
+		t.Fatal(err)
+	}
+	start(t, n)
+	s := spaceOn(t, n)
+	s.run("create", "deployment", "hello", "--image=orch.local/hello")
+	s.run("wait", "--for=condition=Available", "deployment/hello", "--timeout=60s")
+	if err := n.FillDisk(0); err != nil {
+		t.Fatal(err)
+	}
+	asked := 0
+	s.until("the store is read-only", func() error {
+		asked++
+		out, err := s.try("", "create", "configmap", fmt.Sprint("more-", asked), "--from-literal=x="+strings.Repeat("x", 60<<10))
+		if err == nil || !strings.Contains(out, "no space left") {
+			return fmt.Errorf("writes are taken: %v %s", err, out)
+		}
+		return nil
+	})
+	condition := `jsonpath={.status.conditions[?(@.type=="StoreReadOnly")].status} {.status.conditions[?(@.type=="Ready")].status}`
+	s.until("condition and event say so", func() error {
+		if got, _ := s.try("", "get", "node", n.Name, "-o", condition); !strings.HasPrefix(got, "True") {
+			return fmt.Errorf("StoreReadOnly and Ready are %q", got)
+		}
+		out, err := s.try("", "get", "events", "-n", "default", "--field-selector=reason=StoreDiskFull", "-o", "name")
+		if err != nil || out == "" {
+			return fmt.Errorf("event: %v %s", err, out)
+		}
+		return nil
+	})
+	if err := n.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	s.until("the server answers after a start on the full disk", func() error {
+		out, err := s.try("", "get", "deployment", "hello")
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		return err
+	})
+	if err := n.FreeDisk(); err != nil {
+		t.Fatal(err)
+	}
+	s.until("writes are taken and the condition follows", func() error {
+		out, err := s.try("", "get", "node", n.Name, "-o", condition)
+		if err == nil && out != "False True" {
+			err = fmt.Errorf("StoreReadOnly and Ready are %q", out)
+		}
+		return err
+	})
+	if !n.Running() {
+		t.Error("orch has ended")
+	}
+	s.run("create", "configmap", "after")
+	// What was evicted for want of space is replaced once there is.
+	s.run("wait", "--for=condition=Available", "deployment/hello", "--timeout=120s")
+}
