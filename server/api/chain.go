@@ -134,7 +134,11 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, q *request) {
 
 // admitStream lets a request in that lasts. A watch needs a seat until it sends.
 func (s *Server) admitStream(w http.ResponseWriter, r *http.Request, q *request) {
-	err := q.hold(streamBytes)
+	held := int64(watchBytes)
+	if q.verb != "watch" {
+		held = connectBytes
+	}
+	err := q.hold(held)
 	if err == nil && q.verb == "watch" {
 		err = q.sit(r.Context(), w)
 	}

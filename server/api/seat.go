@@ -84,7 +84,8 @@ func errTooMany() error {
 // goroutine, its header and what is sent at once.
 const (
 	requestBytes  = 16 << 10
-	streamBytes   = 32 << 10  // a watch, or a connection to a node
+	watchBytes    = 32 << 10
+	connectBytes  = 128 << 10 // a stream to a node, whose windows are larger
 	strangerBytes = 128 << 10 // who shows no credentials may have sent as large a header
 )
 

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -173,7 +175,7 @@ func (c *tellingConn) Close() error { c.listener.Close(); return c.Conn.Close() 
 func TestStreamsOfUserAreBounded(t *testing.T) {
 	user := &oneUser{}
 	levels := oneSeat()
-	levels.Everybody = fairness.NewLevel("everybody", fairness.Limits{Seats: 100, Queued: 100, FlowQueued: 100, Patience: time.Second, Bytes: 100 << 20, FlowBytes: 10 * streamBytes})
+	levels.Everybody = fairness.NewLevel("everybody", fairness.Limits{Seats: 100, Queued: 100, FlowQueued: 100, Patience: time.Second, Bytes: 100 << 20, FlowBytes: 10 * watchBytes})
 	s := newTestServer(t, func(cfg *Config) { cfg.Levels, cfg.Authenticator = levels, user })
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -235,5 +237,31 @@ func TestHoldingsAreGivenBack(t *testing.T) {
 		if f := level.Figures(); f.Held != 0 || f.Executing != 0 || f.Waiting != 0 {
 			t.Errorf("%s: %+v", level.Name, f)
 		}
+	}
+}
+
+// A node whose answer to an exec never comes, or never ends, does not hold the
+// request.
+func TestEstablishing(t *testing.T) {
+	for text, want := range map[string]error{
+		"HTTP/1.1 101 Switching Protocols\r\nA: b\r\n\r\n" + strings.Repeat("x", 1<<20):                 nil,
+		"HTTP/1.1 101 Switching Protocols\r\n" + strings.Repeat("A: b\r\n", maxAnswerHeader/6) + "\r\n": errEndlessHeader,
+	} {
+		node, server := net.Pipe()
+		go func() {
+			io.WriteString(node, text)
+			node.Close()
+		}()
+		n, err := io.Copy(io.Discard, establishing(server))
+		if err != want || err == nil && n != int64(len(text)) {
+			t.Errorf("%d bytes, %v; want %v", n, err, want)
+		}
+		server.Close()
+	}
+	_, server := net.Pipe()
+	young := establishing(server)
+	server.SetReadDeadline(time.Now())
+	if _, err := young.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%v", err)
 	}
 }
