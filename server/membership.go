@@ -184,7 +184,26 @@ func (a *assembly) servePodnet(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, reason, status)
 		return
 	}
+	level, peer := a.levels.Nodes, peerOf(r)
+	if !level.Hold(peer, podnetBytes) {
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, "this node has too many streams open", http.StatusTooManyRequests)
+		return
+	}
+	defer level.Drop(peer, podnetBytes)
 	a.podnet.ServeHTTP(w, r)
+}
+
+// podnetBytes is about what a stream of a node holds.
+const podnetBytes = 32 << 10
+
+// peerOf names who asks: by certificate, or where there is none by address.
+func peerOf(r *http.Request) string {
+	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
+		return r.TLS.PeerCertificates[0].Subject.CommonName
+	}
+	host, _, _ := net.SplitHostPort(r.RemoteAddr)
+	return host
 }
 
 // mayAsk lets those through to a path of orch's own who may do everything, or who

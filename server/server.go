@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,13 +17,16 @@ import (
 
 	"orch/internal/joining"
 	"orch/internal/link"
+	"orch/internal/pki"
 	"orch/internal/podnet"
 	"orch/internal/version"
 	"orch/server/api"
 	"orch/server/auth"
 	"orch/server/backup"
+	"orch/server/connections"
 	"orch/server/controllers/loop"
 	"orch/server/controllers/nodes"
+	"orch/server/fairness"
 	"orch/server/join"
 	"orch/server/registry"
 	"orch/server/registry/admission"
@@ -71,6 +75,7 @@ type assembly struct {
 	peers    *link.Peers
 	podnet   *podnet.Feed
 	gate     *gate
+	levels   *fairness.Levels
 	api      *api.Server
 	agents   *join.Agents
 	tokens   *join.Rotation
@@ -194,7 +199,7 @@ func (s *Server) listen(ctx context.Context) (net.Listener, error) {
 
 // assemble makes all parts; nothing runs yet, but keys are read or made.
 func assemble(cfg Config) (*assembly, error) {
-	a := &assembly{cfg: cfg, hub: link.NewHub(), podnet: podnet.NewFeed(), gate: newGate()}
+	a := &assembly{cfg: cfg, hub: link.NewHub(), podnet: podnet.NewFeed(), gate: newGate(), levels: fairness.NewLevels()}
 	serviceIP := join.FirstServiceIP(cfg.ServiceCIDR)
 	hosts := append([]string{cfg.NodeName, cfg.NodeIP.String(), cfg.AdvertiseAddress.String()}, cfg.TLSSANs...)
 	var err error
@@ -250,7 +255,7 @@ func (a *assembly) assembleAPI(serviceIP net.IP) error {
 	}
 	a.api = api.New(api.Config{
 		Registry: a.registry, Authenticator: a.guard.Authenticator, Authorizer: a.guard.Authorizer,
-		Nodes: a.hub, Version: version.Info(), Logger: a.cfg.Logger,
+		Nodes: a.hub, Version: version.Info(), Logger: a.cfg.Logger, Levels: a.levels,
 		Paths: map[string]http.Handler{
 			auth.OpenIDConfigPath: openIDConfig,
 			auth.OpenIDKeysPath:   openIDKeys,
@@ -383,20 +388,14 @@ func (a *assembly) cluster() join.Cluster {
 const drainTime = 5 * time.Second
 
 func (a *assembly) serveHTTP(ctx context.Context, listener net.Listener) error {
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(true)
-	server := &http.Server{
-		Handler:           a.handler(),
-		TLSConfig:         a.keys.TLSConfig(link.Protocol),
-		Protocols:         protocols,
-		ReadHeaderTimeout: 30 * time.Second,
-		IdleTimeout:       3 * time.Minute,
-		ErrorLog:          quietTLS(a.cfg.Logger),
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 1000},
+	server := &http.Server{Handler: a.handler(), TLSConfig: a.keys.TLSConfig(link.Protocol), ErrorLog: quietTLS(a.cfg.Logger)}
+	if err := connections.Configure(server); err != nil {
+		return err
 	}
-	server.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){link.Protocol: a.hub.ServeTLS}
+	server.TLSNextProto[link.Protocol] = a.hub.ServeTLS
 	a.peers.Accept(server)
+	door := connections.NewDoor(connections.DefaultLimits(), a.knownPeer, a.cfg.Logger)
+	server.TLSConfig = door.Check(server.TLSConfig)
 	stopped := make(chan struct{})
 	defer func() { <-stopped }()
 	var closing errgroup.Group
@@ -419,9 +418,27 @@ func (a *assembly) serveHTTP(ctx context.Context, listener net.Listener) error {
 		}
 		return nil
 	})
-	err := server.ServeTLS(listener, "", "")
+	err := server.ServeTLS(door.Listen(listener), "", "")
 	if errors.Is(err, http.ErrServerClosed) {
 		err = nil
 	}
 	return errors.Join(err, closing.Wait())
+}
+
+// knownPeer names the node, server or administrator that the certificates on a
+// connection are of; "": it is a stranger's.
+func (a *assembly) knownPeer(state tls.ConnectionState) string {
+	if len(state.VerifiedChains) == 0 {
+		return ""
+	}
+	switch state.NegotiatedProtocol {
+	case link.ProtocolRaft, link.ProtocolStore:
+		return pki.PeerName // their own CA signs for servers alone
+	}
+	cert := state.PeerCertificates[0]
+	groups := cert.Subject.Organization
+	if slices.Contains(groups, "system:masters") || slices.Contains(groups, "system:nodes") && !a.guard.Revoked(cert) {
+		return cert.Subject.CommonName
+	}
+	return ""
 }

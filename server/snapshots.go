@@ -46,9 +46,13 @@ func (a *assembly) serveSnapshots(w http.ResponseWriter, r *http.Request) {
 		name = "snapshot-" + time.Now().UTC().Format("20060102-150405")
 	}
 	lines := json.NewEncoder(w)
+	conn := http.NewResponseController(w)
+	_ = conn.SetWriteDeadline(time.Time{}) // a snapshot takes as long as it takes
 	answer := func(line SnapshotAnswer) {
+		_ = conn.SetWriteDeadline(time.Now().Add(answerTime))
 		_ = lines.Encode(line) // the client went away
-		_ = http.NewResponseController(w).Flush()
+		_ = conn.Flush()
+		_ = conn.SetWriteDeadline(time.Time{})
 	}
 	last := SnapshotAnswer{Behind: a.catchUp(r.Context())}
 	said := false
@@ -91,6 +95,9 @@ func (a *assembly) catchUp(ctx context.Context) (behind string) {
 	}
 	return ""
 }
+
+// answerTime is how long a client may take to read a line of progress.
+const answerTime = 10 * time.Second
 
 // Pauses between tidings of progress.
 const (

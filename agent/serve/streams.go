@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -94,6 +95,9 @@ func (s *server) portForward(w http.ResponseWriter, r *http.Request) {
 	s.pass(w, r, resp.Url)
 }
 
+// upgradeTime is how long the runtime's streaming server may take to answer.
+const upgradeTime = 30 * time.Second
+
 // upgrade sends the client's request for an upgrade to the runtime's streaming
 // server and gives the connection and its answer.
 func upgrade(r *http.Request, location string, change func(http.Header)) (net.Conn, *bufio.Reader, *http.Response, error) {
@@ -115,10 +119,14 @@ func upgrade(r *http.Request, location string, change func(http.Header)) (net.Co
 	if change != nil {
 		change(req.Header)
 	}
+	// The runtime is asked for nothing but to begin; what follows may take as long
+	// as it likes.
+	_ = conn.SetDeadline(time.Now().Add(upgradeTime))
 	reader := bufio.NewReader(conn)
 	if err = req.Write(conn); err == nil {
 		var resp *http.Response
 		if resp, err = http.ReadResponse(reader, req); err == nil {
+			_ = conn.SetDeadline(time.Time{})
 			return conn, reader, resp, nil
 		}
 	}

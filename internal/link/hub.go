@@ -30,6 +30,8 @@ const (
 	// reconnectWait is how long Dial waits for a node that is not there: agents
 	// come back within it after a server restart.
 	reconnectWait = 3 * time.Second
+	// answerTime is how long a node may take to begin its answer.
+	answerTime = time.Minute
 )
 
 // NotConnectedError says that no agent of the node is linked to this server.
@@ -89,7 +91,7 @@ func nodeOf(chains [][]*x509.Certificate) (string, error) {
 
 // ServeConn serves the connection of an authenticated node until it ends.
 func (h *Hub) ServeConn(node string, conn net.Conn) {
-	session, err := yamux.Client(conn, config())
+	session, err := yamux.Client(newMetered(conn), config())
 	if err != nil {
 		conn.Close()
 		return
@@ -98,7 +100,9 @@ func (h *Hub) ServeConn(node string, conn net.Conn) {
 		session.Close()
 		return
 	}
-	<-session.CloseChan()
+	// Servers open streams, nodes never do: one that tries has no business here.
+	_, _ = session.AcceptStream() // or the session ended
+	session.Close()
 	h.detach(node, session)
 }
 
@@ -184,6 +188,8 @@ func (h *Hub) Transport(node string) (http.RoundTripper, error) {
 		DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return h.Dial(ctx, node) },
 		MaxIdleConnsPerHost: 4,
 		IdleConnTimeout:     time.Minute,
+		// A node's word: it may neither keep silent for ever nor talk without end.
+		ResponseHeaderTimeout: answerTime, MaxResponseHeaderBytes: 64 << 10,
 	}
 	if h.sessions[node] != nil {
 		h.proxies[node] = t // forgotten with the session
@@ -212,7 +218,7 @@ func (h *Hub) Close() {
 func config() *yamux.Config {
 	c := yamux.DefaultConfig()
 	c.KeepAliveInterval = keepAlive
-	c.MaxStreamWindowSize = 1 << 20 // logs and copies over slow lines
-	c.LogOutput = io.Discard        // every error also reaches the caller
+	c.MaxStreamWindowSize = 512 << 10 // logs and copies over slow lines; what a node can make a server hold for each
+	c.LogOutput = io.Discard          // every error also reaches the caller
 	return c
 }

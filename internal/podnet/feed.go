@@ -100,6 +100,9 @@ func (f *Feed) rest() time.Duration {
 	return fanout.Rest(len(f.peers))
 }
 
+// readTime is how long a listener may take to read what is sent at once.
+const readTime = 30 * time.Second
+
 // ServeHTTP streams Updates.
 func (f *Feed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	select {
@@ -112,15 +115,18 @@ func (f *Feed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	to := http.NewResponseController(w)
+	_ = to.SetReadDeadline(time.Time{}) // a writer without deadlines needs none taken away
 	whole, at := f.all()
-	if _, err := w.Write(whole); err != nil {
-		return
-	}
-	for {
-		var err error
-		if at, err = at.writeNext(w); err != nil || to.Flush() != nil {
+	for lines := whole; ; lines = nil {
+		_ = to.SetWriteDeadline(time.Now().Add(readTime))
+		_, err := w.Write(lines)
+		if err == nil {
+			at, err = at.writeNext(w)
+		}
+		if err != nil || to.Flush() != nil {
 			return
 		}
+		_ = to.SetWriteDeadline(time.Time{})
 		rested := time.After(f.rest())
 		if !f.await(r, at.followed) {
 			return

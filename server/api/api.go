@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/version"
 
 	"orch/server/auth"
+	"orch/server/fairness"
 	"orch/server/registry"
 )
 
@@ -45,10 +46,10 @@ type Config struct {
 	Paths         map[string]http.Handler // further paths that are not resources (the issuer's key set)
 	Logger        *slog.Logger            // nil: slog.Default
 
-	MaxReads       int           // requests served at once that only read; 0: 400
-	MaxWrites      int           // requests served at once that write; 0: 200
-	RequestTimeout time.Duration // of requests that are not streams; 0: 60 s
-	MinWatch       time.Duration // watches without timeoutSeconds last between this and twice this; 0: 30 min
+	Levels         *fairness.Levels // who waits for whom; nil: fairness.NewLevels
+	RequestTimeout time.Duration    // of requests that are not streams; 0: 60 s
+	StallTime      time.Duration    // how long the client of a stream may take to read; 0: 30 s
+	MinWatch       time.Duration    // watches without timeoutSeconds last between this and twice this; 0: 30 min
 }
 
 // maxBody is the largest request body that is read.
@@ -58,8 +59,8 @@ const maxBody = 3 * 1024 * 1024
 type Server struct {
 	cfg       Config
 	log       *slog.Logger
-	reads     *slots
-	writes    *slots
+	reads     gauges
+	writes    gauges
 	codec     *codec
 	discovery *discovery
 	openapi   *openapi
@@ -72,16 +73,16 @@ func New(cfg Config) *Server {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	setDefault(&cfg.MaxReads, 400)
-	setDefault(&cfg.MaxWrites, 200)
+	if cfg.Levels == nil {
+		cfg.Levels = fairness.NewLevels()
+	}
 	setDefault(&cfg.RequestTimeout, time.Minute)
+	setDefault(&cfg.StallTime, stallTime)
 	setDefault(&cfg.MinWatch, 30*time.Minute)
 	s := &Server{
-		cfg:    cfg,
-		log:    cfg.Logger.With("component", "api"),
-		reads:  newSlots(cfg.MaxReads, cfg.RequestTimeout/4),
-		writes: newSlots(cfg.MaxWrites, cfg.RequestTimeout/4),
-		codec:  newCodec(cfg.Registry.Scheme()),
+		cfg:   cfg,
+		log:   cfg.Logger.With("component", "api"),
+		codec: newCodec(cfg.Registry.Scheme()),
 	}
 	s.discovery = newDiscovery(cfg.Registry)
 	s.openapi = newOpenAPI(cfg.Registry, cfg.Version)
@@ -89,7 +90,7 @@ func New(cfg Config) *Server {
 	return s
 }
 
-func setDefault[T int | time.Duration](field *T, value T) {
+func setDefault(field *time.Duration, value time.Duration) {
 	if *field == 0 {
 		*field = value
 	}

@@ -71,6 +71,18 @@ func (b *body) Write(p []byte) (int, error) {
 	return b.write(p)
 }
 
+// writeOn writes p, and returns when there is a seat to make more. Where there
+// will be none, only breaking off tells the client, for the header is out.
+func (b *body) writeOn(r *http.Request, p []byte) {
+	_, err := b.Write(p)
+	if answer, ok := b.w.(*answerWriter); ok && err == nil {
+		err = answer.seat.retake(r.Context())
+	}
+	if err != nil || r.Context().Err() != nil {
+		panic(http.ErrAbortHandler)
+	}
+}
+
 func (b *body) start(compress bool) {
 	b.started = true
 	h := b.w.Header()

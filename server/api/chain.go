@@ -32,9 +32,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	done := s.metrics.begin(q)
-	counted := &countingWriter{ResponseWriter: w, code: http.StatusOK}
-	defer func() { done(counted.code) }()
-	s.identify(counted, r, q)
+	answer := &answerWriter{ResponseWriter: w, code: http.StatusOK}
+	defer func() { done(answer.code) }()
+	s.identify(answer, r, q)
 }
 
 // recoverPanic answers 500 for a broken handler and keeps the server alive.
@@ -59,7 +59,7 @@ func (s *Server) identify(w http.ResponseWriter, r *http.Request, q *request) {
 	if s.cfg.Authenticator != nil {
 		user, err := s.cfg.Authenticator.Authenticate(r)
 		if err != nil {
-			s.fail(w, r, apierrors.NewUnauthorized("Unauthorized"))
+			s.turnAway(w, r)
 			return
 		}
 		if user != nil {
@@ -73,7 +73,8 @@ func (s *Server) identify(w http.ResponseWriter, r *http.Request, q *request) {
 	}
 	if err := s.authorize(r.Context(), q.attributes()); err != nil {
 		if q.user == anonymous {
-			err = apierrors.NewUnauthorized("Unauthorized")
+			s.turnAway(w, r)
+			return
 		}
 		s.fail(w, r, err)
 		return
@@ -99,26 +100,13 @@ func (s *Server) authorize(ctx context.Context, a *auth.Attributes) error {
 	return forbidden(a, reason)
 }
 
-// admit bounds the requests in flight and their time, except for streams. Those
+// admit bounds the requests in flight, their time and what they hold. Those
 // beyond the bound wait.
 func (s *Server) admit(w http.ResponseWriter, r *http.Request, q *request) {
+	s.place(r, q)
+	defer q.drop()
 	if q.longRunning() {
-		s.route(w, r, q)
-		return
-	}
-	slots := s.reads
-	if q.writes() {
-		slots = s.writes
-	}
-	switch {
-	case q.urgent():
-		if slots.try() {
-			defer slots.release()
-		}
-	case slots.take(r.Context(), q.user.Name):
-		defer slots.release()
-	default:
-		s.fail(w, r, apierrors.NewTooManyRequests("Too many requests, please try again later.", 1))
+		s.admitStream(w, r, q)
 		return
 	}
 	timeout, err := s.timeout(q)
@@ -128,7 +116,55 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, q *request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), timeout)
 	defer cancel()
-	s.route(w, r.WithContext(ctx), q)
+	r = r.WithContext(ctx)
+	err = q.hold(requestBytes)
+	if err == nil && q.writes() {
+		err = readAhead(w, r, q)
+	}
+	if err == nil {
+		err = q.sit(ctx, w)
+	}
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	defer q.seat.leave()
+	s.route(w, r, q)
+}
+
+// admitStream lets a request in that lasts. A watch needs a seat until it sends.
+func (s *Server) admitStream(w http.ResponseWriter, r *http.Request, q *request) {
+	held := int64(watchBytes)
+	if q.verb != "watch" {
+		held = connectBytes
+	}
+	err := q.hold(held)
+	if err == nil && q.verb == "watch" {
+		err = q.sit(r.Context(), w)
+	}
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	defer q.seat.leave()
+	conn := http.NewResponseController(w)
+	conn.SetReadDeadline(time.Time{})
+	conn.SetWriteDeadline(time.Time{})
+	if answer, ok := w.(*answerWriter); ok {
+		answer.stall = &stall{conn: http.NewResponseController(answer.ResponseWriter), patience: s.cfg.StallTime}
+	}
+	s.route(w, r, q)
+}
+
+// sit takes a seat, which w gives up as soon as it writes.
+func (q *request) sit(ctx context.Context, w http.ResponseWriter) error {
+	if err := q.seat.take(ctx); err != nil {
+		return err
+	}
+	if answer, ok := w.(*answerWriter); ok {
+		answer.seat = &q.seat
+	}
+	return nil
 }
 
 // timeout is the configured one, or a shorter one that the client asks for.
@@ -147,27 +183,47 @@ func (s *Server) timeout(q *request) (time.Duration, error) {
 	return d, nil
 }
 
-// countingWriter remembers the status code for the metrics.
-type countingWriter struct {
+// answerWriter remembers the status code for the metrics. Whenever it may have to
+// wait for the client, the request's seat is given up.
+type answerWriter struct {
 	http.ResponseWriter
-	code int
+	code  int
+	seat  *seat  // nil: there is none to give up
+	stall *stall // nil: the server's own deadline is enough
 }
 
-func (w *countingWriter) WriteHeader(code int) {
+func (w *answerWriter) WriteHeader(code int) {
 	w.code = code
 	w.ResponseWriter.WriteHeader(code)
 }
 
-// Unwrap lets http.ResponseController reach Flush and Hijack.
-func (w *countingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w *answerWriter) Write(p []byte) (int, error) {
+	w.seat.leave()
+	if w.stall == nil {
+		return w.ResponseWriter.Write(p)
+	}
+	w.stall.begin()
+	defer w.stall.end()
+	return w.ResponseWriter.Write(p)
+}
+
+// Unwrap lets http.ResponseController set deadlines.
+func (w *answerWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // Hijack hands over the connection of an HTTP/1.1 request.
-func (w *countingWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+func (w *answerWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	w.seat.leave()
 	return http.NewResponseController(w.ResponseWriter).Hijack()
 }
 
-func (w *countingWriter) Flush() {
-	if f, ok := w.ResponseWriter.(http.Flusher); ok {
-		f.Flush()
+func (w *answerWriter) Flush() { _ = w.FlushError() }
+
+// FlushError sends what is buffered.
+func (w *answerWriter) FlushError() error {
+	w.seat.leave()
+	if w.stall != nil {
+		w.stall.begin()
+		defer w.stall.end()
 	}
+	return http.NewResponseController(w.ResponseWriter).Flush()
 }

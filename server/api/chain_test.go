@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"orch/server/auth"
+	"orch/server/fairness"
 	"orch/server/registry"
 )
 
@@ -50,12 +51,26 @@ func TestPanicIsAnswered(t *testing.T) {
 // oneUser is who every request comes from.
 type oneUser struct{ groups []string }
 
-func (u oneUser) Authenticate(*http.Request) (*auth.User, error) {
+// nobody is known.
+type nobody struct{}
+
+func (nobody) Authenticate(*http.Request) (*auth.User, error) { return nil, auth.ErrUnauthorized }
+
+func (u *oneUser) Authenticate(*http.Request) (*auth.User, error) {
 	return &auth.User{Name: "u", Groups: u.groups}, nil
 }
 
-// Requests beyond the limit wait; those with urgent business do not.
-func TestInFlightLimit(t *testing.T) {
+// oneSeat are levels where everybody shares one seat and nobody waits long.
+func oneSeat() *fairness.Levels {
+	levels := fairness.NewLevels()
+	levels.Everybody = fairness.NewLevel("everybody", fairness.Limits{
+		Seats: 1, Queued: 10, FlowQueued: 10, Patience: 250 * time.Millisecond, Bytes: 100 << 20, FlowBytes: 100 << 20,
+	})
+	return levels
+}
+
+// Requests beyond the limit wait; those of other levels do not.
+func TestSeatsOfLevels(t *testing.T) {
 	for _, c := range []struct {
 		path   string
 		groups []string
@@ -64,10 +79,13 @@ func TestInFlightLimit(t *testing.T) {
 		{"/version", nil, 429},
 		{"/livez", nil, 200},
 		{"/version", []string{"system:masters"}, 200},
+		{"/version", []string{"system:nodes"}, 200},
+		{"/version", []string{"system:serviceaccounts"}, 200},
 	} {
+		user := &oneUser{}
 		entered, leave := make(chan struct{}), make(chan struct{})
 		s := New(Config{
-			Registry: newTestRegistry(t, testTable()), MaxReads: 1, RequestTimeout: time.Second, Authenticator: oneUser{c.groups},
+			Registry: newTestRegistry(t, testTable()), Levels: oneSeat(), Authenticator: user,
 			Paths: map[string]http.Handler{"/slow": http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 				entered <- struct{}{}
 				<-leave
@@ -79,12 +97,10 @@ func TestInFlightLimit(t *testing.T) {
 			recorded(s, httptest.NewRequest("GET", "/slow", nil))
 		}()
 		<-entered
+		user.groups = c.groups
 		w := recorded(s, httptest.NewRequest("GET", c.path, nil))
 		if w.Code != c.want || c.want == 429 && w.Header().Get("Retry-After") != "1" {
 			t.Errorf("%v %s: %d %v", c.groups, c.path, w.Code, w.Header())
-		}
-		if w := recorded(s, httptest.NewRequest("POST", "/api/v1/namespaces/a/configmaps", strings.NewReader(`{"metadata":{"name":"a"}}`))); w.Code != 201 {
-			t.Errorf("writes have slots of their own: %d %s", w.Code, w.Body)
 		}
 		close(leave)
 		<-finished

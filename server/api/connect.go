@@ -2,12 +2,14 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -101,7 +103,7 @@ func (s *Server) podStream(w http.ResponseWriter, r *http.Request, q *request) e
 		return err
 	}
 	location := &url.URL{Scheme: "http", Host: pod.Spec.NodeName, Path: path, RawQuery: params.Encode()}
-	s.tunnel(w, r, location, s.agentTransport(pod.Spec.NodeName), false, true)
+	s.tunnel(w, r, location, s.agentTransport(pod.Spec.NodeName, establishing), false, true)
 	return nil
 }
 
@@ -151,8 +153,8 @@ func containerOf(pod *corev1.Pod, asked string) (string, error) {
 }
 
 // agentTransport opens a connection of its own to the agent of node, which an
-// upgrade then takes over.
-func (s *Server) agentTransport(node string) *http.Transport {
+// upgrade then takes over; prepare has the first look at it.
+func (s *Server) agentTransport(node string, prepare func(net.Conn) net.Conn) *http.Transport {
 	return &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -160,9 +162,62 @@ func (s *Server) agentTransport(node string) *http.Transport {
 			if err != nil {
 				return nil, unreachable{err}
 			}
-			return bound(ctx, conn), nil
+			return prepare(bound(ctx, conn)), nil
 		},
+		MaxResponseHeaderBytes: maxAnswerHeader,
 	}
+}
+
+const (
+	// establishTime is how long a node may take to answer the request that makes
+	// a connection a stream.
+	establishTime = time.Minute
+	// maxAnswerHeader bounds the header of that answer, in bytes.
+	maxAnswerHeader = 64 << 10
+)
+
+// establishing gives a connection a deadline until the header of the answer has
+// been read, which may not go on without end.
+func establishing(conn net.Conn) net.Conn {
+	conn.SetReadDeadline(time.Now().Add(establishTime))
+	return &youngConn{Conn: conn}
+}
+
+type youngConn struct {
+	net.Conn
+	established bool // used by the one goroutine that reads
+	size        int
+	matched     int // bytes of the blank line that ends the header
+}
+
+var errEndlessHeader = errors.New("the node's answer has a header without end")
+
+// Read ends the deadline when the header has ended.
+func (c *youngConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if c.established {
+		return n, err
+	}
+	const blank = "\r\n\r\n"
+	for _, b := range p[:n] {
+		switch {
+		case b == blank[c.matched]:
+			c.matched++
+		case b == '\r':
+			c.matched = 1
+		default:
+			c.matched = 0
+		}
+		if c.matched == len(blank) {
+			c.established = true
+			c.Conn.SetReadDeadline(time.Time{})
+			return n, err
+		}
+	}
+	if c.size += n; c.size > maxAnswerHeader {
+		return 0, errEndlessHeader
+	}
+	return n, err
 }
 
 // unreachable is a node without a connection. It says by itself that dialing

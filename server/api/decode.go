@@ -117,30 +117,74 @@ func yamlWarnings(text string) []string {
 	return []string{text}
 }
 
-// readBody reads the whole body, up to the limit and within the request's time:
-// a client that sends slowly must not keep its slot.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	defer r.Body.Close()
+// bodyStep is how much of a body is read, and counted as held, at once; the
+// client has bodyPatience for each.
+const (
+	bodyStep     = 64 << 10
+	bodyPatience = 8 * time.Second
+)
+
+// readAhead reads the whole body before the request has a seat, for the client
+// decides how long that takes. readBody gives what it read.
+func readAhead(w http.ResponseWriter, r *http.Request, q *request) error {
 	if r.ContentLength == 0 {
-		return nil, nil
+		return nil
 	}
+	defer r.Body.Close()
+	data, err := readPieces(w, r, q)
+	if err != nil {
+		if r.ProtoMajor == 1 {
+			w.Header().Set("Connection", "close") // the deadline stays, so that nobody waits for the rest
+		}
+		return err
+	}
+	r.Body = &aheadBody{bytes.NewReader(data), data}
+	return nil
+}
+
+func readPieces(w http.ResponseWriter, r *http.Request, q *request) ([]byte, error) {
 	if r.ContentLength > maxBody {
 		return nil, tooLarge()
 	}
 	conn := http.NewResponseController(w)
-	if deadline, ok := r.Context().Deadline(); ok {
+	body := bytes.NewBuffer(make([]byte, 0, min(max(r.ContentLength, 0), bodyStep)+bytes.MinRead))
+	for {
+		deadline := time.Now().Add(bodyPatience)
+		if last, ok := r.Context().Deadline(); ok && last.Before(deadline) {
+			deadline = last
+		}
 		conn.SetReadDeadline(deadline) // not all writers of tests can
+		_, err := io.CopyN(body, r.Body, bodyStep)
+		switch {
+		case err == io.EOF && body.Len() <= maxBody:
+			conn.SetReadDeadline(time.Time{})
+			return body.Bytes(), nil
+		case err != nil && err != io.EOF:
+			return nil, bodyError(err)
+		case body.Len() > maxBody:
+			return nil, tooLarge()
+		}
+		if err := q.hold(bodyStep); err != nil {
+			return nil, err
+		}
 	}
-	body := bytes.NewBuffer(make([]byte, 0, min(max(r.ContentLength, 0), 64*1024)+bytes.MinRead))
-	if _, err := body.ReadFrom(io.LimitReader(r.Body, maxBody+1)); err != nil {
-		w.Header().Set("Connection", "close") // the deadline stays, so that nobody waits for the rest
-		return nil, bodyError(err)
+}
+
+// aheadBody is a body that was read already.
+type aheadBody struct {
+	*bytes.Reader
+	data []byte
+}
+
+// Close implements io.Closer.
+func (*aheadBody) Close() error { return nil }
+
+// readBody gives the whole body.
+func readBody(r *http.Request) ([]byte, error) {
+	if ahead, ok := r.Body.(*aheadBody); ok {
+		return ahead.data, nil
 	}
-	conn.SetReadDeadline(time.Time{})
-	if body.Len() > maxBody {
-		return nil, tooLarge()
-	}
-	return body.Bytes(), nil
+	return nil, nil // there is none
 }
 
 func tooLarge() error {

@@ -57,10 +57,11 @@ func writeTextList(w http.ResponseWriter, r *http.Request, a accept, gvk schema.
 	out := newBody(w, r, http.StatusOK, a.media.contentType())
 	defer out.Close()
 	if a.media == mediaJSON && !a.pretty {
-		return encodeJSONList(out, gvk, meta, items)
+		return encodeJSONList(out, gvk, meta, items, func(p []byte) error { out.writeOn(r, p); return nil })
 	}
 	var whole bytes.Buffer
-	if err := encodeJSONList(&whole, gvk, meta, items); err != nil {
+	keep := func(p []byte) error { whole.Write(p); return r.Context().Err() }
+	if err := encodeJSONList(&whole, gvk, meta, items, keep); err != nil {
 		return err
 	}
 	compact := &runtime.Unknown{Raw: bytes.TrimSuffix(whole.Bytes(), []byte("\n"))}
@@ -78,7 +79,8 @@ type rawJSON struct{ *runtime.Unknown }
 
 func (o rawJSON) MarshalJSON() ([]byte, error) { return o.Raw, nil }
 
-func encodeJSONList(out io.Writer, gvk schema.GroupVersionKind, meta *metav1.ListMeta, items []registry.Object) error {
+// encodeJSONList writes to out, by piece as long as there is more to come.
+func encodeJSONList(out io.Writer, gvk schema.GroupVersionKind, meta *metav1.ListMeta, items []registry.Object, piece func([]byte) error) error {
 	buf := getBuffer()
 	defer putBuffer(buf)
 	appendKind(buf, gvk)
@@ -97,8 +99,8 @@ func encodeJSONList(out io.Writer, gvk schema.GroupVersionKind, meta *metav1.Lis
 			return err
 		}
 		if buf.Len() >= flushSize {
-			if _, err := out.Write(buf.Next(flushSize)); err != nil {
-				return nil // the client is gone
+			if err := piece(buf.Next(flushSize)); err != nil {
+				return err
 			}
 		}
 	}
@@ -136,9 +138,7 @@ func writeProtobufList(w http.ResponseWriter, r *http.Request, gvk schema.GroupV
 			panic(err) // the header is out: only breaking off tells the client
 		}
 		if buf.Len() >= flushSize {
-			if _, err := out.Write(buf.Next(flushSize)); err != nil {
-				return nil
-			}
+			out.writeOn(r, buf.Next(flushSize))
 		}
 	}
 	buf.Write(envelopeEnd)

@@ -4,11 +4,14 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"orch/server/fairness"
 )
 
 // metrics are the figures of the wire under upstream's names.
@@ -34,15 +37,18 @@ func newMetrics(s *Server) *metrics {
 			Name: "apiserver_longrunning_requests", Help: "Open watches by resource.",
 		}, []string{"verb", "group", "version", "resource"}),
 	}
-	gauge := func(name, help, kind string, count func() int) prometheus.Collector {
+	gauge := func(name, help, kind string, count *atomic.Int64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: name, Help: help, ConstLabels: prometheus.Labels{"request_kind": kind},
-		}, func() float64 { return float64(count()) })
+		}, func() float64 { return float64(count.Load()) })
 	}
-	for kind, s := range map[string]*slots{"readOnly": s.reads, "mutating": s.writes} {
+	for kind, g := range map[string]*gauges{"readOnly": &s.reads, "mutating": &s.writes} {
 		m.registry.MustRegister(
-			gauge("apiserver_current_inflight_requests", "Requests being served now.", kind, s.serving),
-			gauge("apiserver_current_inqueue_requests", "Requests that wait to be served.", kind, s.waiting))
+			gauge("apiserver_current_inflight_requests", "Requests being served now.", kind, &g.inflight),
+			gauge("apiserver_current_inqueue_requests", "Requests that wait to be served.", kind, &g.inqueue))
+	}
+	for _, level := range s.cfg.Levels.All() {
+		m.registry.MustRegister(newLevelFigures(level))
 	}
 	m.registry.MustRegister(m.requests, m.duration, m.watchers,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -92,4 +98,47 @@ func (m *metrics) watching(q *request) func() {
 // Register adds figures of other parts of the server to /metrics.
 func (s *Server) Register(collectors ...prometheus.Collector) {
 	s.metrics.registry.MustRegister(collectors...)
+}
+
+// levelFigures are those of a priority level, under upstream's names.
+type levelFigures struct {
+	level                                       *fairness.Level
+	seats, executing, inqueue, held, full, late *prometheus.Desc
+}
+
+func newLevelFigures(level *fairness.Level) *levelFigures {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		constant := prometheus.Labels{"priority_level": level.Name}
+		for i := 0; i < len(labels); i += 2 {
+			constant[labels[i]] = labels[i+1]
+		}
+		return prometheus.NewDesc("apiserver_flowcontrol_"+name, help, nil, constant)
+	}
+	const refused = "Requests that were refused, by reason."
+	return &levelFigures{
+		level:     level,
+		seats:     desc("nominal_limit_seats", "Requests of the level that are worked on at once, at most."),
+		executing: desc("current_executing_requests", "Requests that are worked on.", "flow_schema", level.Name),
+		inqueue:   desc("current_inqueue_requests", "Requests that wait for a seat.", "flow_schema", level.Name),
+		held:      desc("held_bytes", "What the level's requests hold, by estimate."),
+		full:      desc("rejected_requests_total", refused, "flow_schema", level.Name, "reason", fairness.ErrQueueFull.Error()),
+		late:      desc("rejected_requests_total", refused, "flow_schema", level.Name, "reason", fairness.ErrTimeOut.Error()),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (f *levelFigures) Describe(to chan<- *prometheus.Desc) { prometheus.DescribeByCollect(f, to) }
+
+// Collect implements prometheus.Collector.
+func (f *levelFigures) Collect(to chan<- prometheus.Metric) {
+	now := f.level.Figures()
+	send := func(desc *prometheus.Desc, kind prometheus.ValueType, value float64) {
+		to <- prometheus.MustNewConstMetric(desc, kind, value)
+	}
+	send(f.seats, prometheus.GaugeValue, float64(now.Seats))
+	send(f.executing, prometheus.GaugeValue, float64(now.Executing))
+	send(f.inqueue, prometheus.GaugeValue, float64(now.Waiting))
+	send(f.held, prometheus.GaugeValue, float64(now.Held))
+	send(f.full, prometheus.CounterValue, float64(now.QueueFull))
+	send(f.late, prometheus.CounterValue, float64(now.TimeOut))
 }

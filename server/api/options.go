@@ -68,7 +68,7 @@ func (q *request) patchOptions(pt types.PatchType) (*metav1.PatchOptions, error)
 // deleteOptions come from the body when there is one, else from the query.
 func (s *Server) deleteOptions(w http.ResponseWriter, r *http.Request, q *request) (*metav1.DeleteOptions, error) {
 	opts := &metav1.DeleteOptions{}
-	data, err := readBody(w, r)
+	data, err := readBody(r)
 	if err != nil {
 		return nil, err
 	}

@@ -188,7 +188,8 @@ func (s *Server) nodeProxy(w http.ResponseWriter, r *http.Request, q *request, n
 	}
 	if to.port == "" || to.port == agentPort {
 		location := &url.URL{Scheme: "http", Host: name, Path: q.rest}
-		s.tunnel(w, r, location, s.agentTransport(name), true, false)
+		asIs := func(conn net.Conn) net.Conn { return conn } // an upload may come before the answer, and take long
+		s.tunnel(w, r, location, s.agentTransport(name, asIs), true, false)
 		return nil
 	}
 	for _, address := range obj.(*corev1.Node).Status.Addresses {
@@ -208,7 +209,7 @@ func (s *Server) dialThrough(ctx context.Context, node, address string) (net.Con
 	if err != nil {
 		return nil, fmt.Errorf("dial node %s: %w", node, err)
 	}
-	conn = bound(ctx, conn)
+	conn = establishing(bound(ctx, conn))
 	reader := bufio.NewReader(conn)
 	if err := askDial(conn, reader, node, address); err != nil {
 		conn.Close()

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/validate/content"
@@ -36,6 +35,8 @@ type request struct {
 	impersonator string // who acts as user, "" for nobody
 	res          *registry.Resource
 	sub          *registry.Subresource
+	seat         seat
+	held         int64 // bytes, counted by hold
 }
 
 var errBadPath = errors.New("unable to determine kind and namespace from url")
@@ -170,12 +171,6 @@ func (q *request) longRunning() bool {
 		return true
 	}
 	return !q.isResource && strings.HasPrefix(q.path, "/debug/pprof/")
-}
-
-// urgent requests never wait for others: those of who may have to mend an
-// overload, and those that ask for the server's health.
-func (q *request) urgent() bool {
-	return slices.Contains(q.user.Groups, "system:masters") || healthPath(q.path)
 }
 
 // writes tells whether the request may change something.

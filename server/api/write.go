@@ -61,7 +61,7 @@ func (s *Server) bodyObject(w http.ResponseWriter, r *http.Request, q *request, 
 	if err != nil {
 		return nil, err
 	}
-	data, err := readBody(w, r)
+	data, err := readBody(r)
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +181,7 @@ func (s *Server) patch(w http.ResponseWriter, r *http.Request, q *request) error
 	if err != nil {
 		return err
 	}
-	body, err := readBody(w, r)
+	body, err := readBody(r)
 	if err != nil {
 		return err
 	}

@@ -47,6 +47,9 @@ func (a *Agents) Handler() http.Handler {
 const maxRequest = 64 << 10
 
 func (a *Agents) join(w http.ResponseWriter, r *http.Request) {
+	if _, _, given := r.BasicAuth(); given && !a.Tokens.guesses.mayGuess(w, r, a.Now()) {
+		return
+	}
 	request := joining.Request{}
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&request); err != nil {
 		http.Error(w, "the request is not the JSON of a joining node", http.StatusBadRequest)
@@ -90,6 +93,7 @@ func (a *Agents) mayJoin(r *http.Request, node string) (reason string, status in
 		return err.Error(), http.StatusServiceUnavailable
 	}
 	if user == "" && !a.isBootstrap(r.Context(), secret) {
+		a.Tokens.guesses.guessed(r, a.Now(), a.Tokens.Logger)
 		return "the token's secret is wrong, or the token was rotated or has ended: take the token from <data-dir>/server/agent-token of a server", http.StatusUnauthorized
 	}
 	return "", 0

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"io"
 	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -76,7 +77,7 @@ func newTestServer(t *testing.T) *testServer {
 	running.Go(func() error { return data.Run(ctx) })
 	<-data.Ready()
 	running.Go(func() error { return s.guard.Run(ctx) })
-	agents := &Agents{Keys: s.keys, Tokens: &Rotation{Dir: s.dir, Keys: s.keys, Registry: s.registry, Now: time.Now}, Registry: s.registry, Now: time.Now, Short: s.guard.Tokens, Settings: joining.Settings{ClusterDomain: "cluster.local"}}
+	agents := &Agents{Keys: s.keys, Tokens: &Rotation{Dir: s.dir, Keys: s.keys, Registry: s.registry, Now: time.Now, Logger: slog.Default()}, Registry: s.registry, Now: time.Now, Short: s.guard.Tokens, Settings: joining.Settings{ClusterDomain: "cluster.local"}}
 	listener, err := tls.Listen("tcp", "127.0.0.1:0", s.keys.TLSConfig())
 	if err != nil {
 		t.Fatal(err)

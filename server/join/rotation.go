@@ -44,6 +44,8 @@ type Rotation struct {
 	Sync   func(context.Context) error
 	Now    func() time.Time
 	Logger *slog.Logger
+
+	guesses guesses
 }
 
 // ring is what the Secret holds.

@@ -3,6 +3,7 @@ package join
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,7 +20,7 @@ import (
 )
 
 func rotation(s *testServer) *Rotation {
-	return &Rotation{Dir: s.dir, Keys: s.keys, Registry: s.registry, Now: time.Now}
+	return &Rotation{Dir: s.dir, Keys: s.keys, Registry: s.registry, Now: time.Now, Logger: slog.Default()}
 }
 
 func whose(t *testing.T, o *Rotation, token joining.Token) string {

@@ -41,6 +41,9 @@ func (s *Servers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "only POST is allowed", http.StatusMethodNotAllowed)
 		return
 	}
+	if !s.Tokens.guesses.mayGuess(w, r, s.Tokens.Now()) {
+		return
+	}
 	_, secret, _ := r.BasicAuth()
 	user, err := s.Tokens.userOf(r.Context(), secret)
 	if err != nil {
@@ -53,6 +56,7 @@ func (s *Servers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "this token is for agents: a server joins with the text of <data-dir>/server/token", http.StatusForbidden)
 		return
 	default:
+		s.Tokens.guesses.guessed(r, s.Tokens.Now(), s.Tokens.Logger)
 		http.Error(w, "the token's secret is wrong, or the token was rotated: take the token from <data-dir>/server/token of a server", http.StatusUnauthorized)
 		return
 	}
