@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"slices"
 	"strings"
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -85,13 +86,16 @@ func dedupOwners(ctx context.Context, obj Object, admitted bool) {
 	if len(refs) < 2 {
 		return
 	}
+	known := make(map[ownerName][]int, len(refs))
 	var kept []metav1.OwnerReference
 	var repeated []string
 	for _, ref := range refs {
-		if hasOwner(kept, ref) {
+		name := ownerName{ref.UID, ref.APIVersion, ref.Kind, ref.Name}
+		if slices.ContainsFunc(known[name], func(i int) bool { return apiequality.Semantic.DeepEqual(kept[i], ref) }) {
 			repeated = append(repeated, string(ref.UID))
 			continue
 		}
+		known[name] = append(known[name], len(kept))
 		kept = append(kept, ref)
 	}
 	if len(repeated) == 0 {
@@ -105,13 +109,11 @@ func dedupOwners(ctx context.Context, obj Object, admitted bool) {
 	obj.SetOwnerReferences(kept)
 }
 
-func hasOwner(refs []metav1.OwnerReference, ref metav1.OwnerReference) bool {
-	for i := range refs {
-		if refs[i].UID == ref.UID && apiequality.Semantic.DeepEqual(refs[i], ref) {
-			return true
-		}
-	}
-	return false
+// ownerName is an owner reference without its options, of which there are nine
+// at most.
+type ownerName struct {
+	uid                    types.UID
+	apiVersion, kind, name string
 }
 
 var metadataPath = field.NewPath("metadata")
@@ -125,11 +127,15 @@ func (e *entry) validateMeta(obj Object) field.ErrorList {
 	return apivalidation.ValidateObjectMetaAccessor(obj, e.Namespaced, name, metadataPath)
 }
 
+// maxFaults is how many faults of one object are told.
+const maxFaults = 1000
+
 // invalid turns field errors into 422, nil when there are none.
 func (e *entry) invalid(name string, errs field.ErrorList) error {
 	if len(errs) == 0 {
 		return nil
 	}
+	errs = errs[:min(len(errs), maxFaults)]
 	return apierrors.NewInvalid(e.gvk.GroupKind(), name, errs)
 }
 
