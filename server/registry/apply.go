@@ -21,6 +21,12 @@ func (p *patcher) apply(ctx context.Context, current runtime.Object) (runtime.Ob
 	if err != nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
 	}
+	switch {
+	case tooWide(config.Object, len(p.config)):
+		return nil, errTooWide("the applied configuration")
+	case tooWide(current, sizeOf(current)):
+		return nil, errTooWide("the object")
+	}
 	m, err := p.r.fieldManager(p.e, p.sub)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)

@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -135,8 +136,13 @@ func (e *entry) invalid(name string, errs field.ErrorList) error {
 	if len(errs) == 0 {
 		return nil
 	}
-	errs = errs[:min(len(errs), maxFaults)]
-	return apierrors.NewInvalid(e.gvk.GroupKind(), name, errs)
+	return Invalid(e.gvk.GroupKind(), name, errs)
+}
+
+// Invalid is 422 for an object with faults. The message joins those that are
+// told, which takes the square of their number.
+func Invalid(kind schema.GroupKind, name string, errs field.ErrorList) error {
+	return apierrors.NewInvalid(kind, name, errs[:min(len(errs), maxFaults)])
 }
 
 func isDryRun(options []string) bool { return len(options) > 0 }
