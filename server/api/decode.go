@@ -56,6 +56,9 @@ func (c *codec) decoder(m media, strict bool) runtime.Decoder {
 // decode reads data into into, an empty object of kind gvk. What Warn finds is
 // given to warn.
 func (c *codec) decode(data []byte, m media, into runtime.Object, gvk schema.GroupVersionKind, validation string, warn func(string)) (runtime.Object, error) {
+	if err := c.check(data, m, gvk); err != nil {
+		return nil, decodeError(err, gvk, &gvk, data)
+	}
 	strict := validation != metav1.FieldValidationIgnore
 	obj, actual, err := c.decoder(m, strict).Decode(data, &gvk, into)
 	if err != nil {

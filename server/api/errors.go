@@ -56,13 +56,52 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("Retry-After", strconv.Itoa(int(status.Details.RetryAfterSeconds)))
 	}
 	if status.Reason == "" && status.Code == http.StatusInternalServerError {
-		s.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+		s.log.Error("request failed", "method", r.Method, "path", cut(r.URL.Path, maxLogged), "error", cut(err.Error(), maxLogged))
 	}
+	abridge(status)
 	a, nerr := negotiate(r, plainOnly)
 	if nerr != nil {
 		a = accept{pretty: true}
 	}
 	s.respond(w, r, a, int(status.Code), status, statusKind)
+}
+
+// Limits of what a failure tells. Messages quote what a client sent, which may be
+// megabytes, and more than once.
+const (
+	maxMessage = 64 << 10 // bytes; of all causes together, four times as much
+	maxCauses  = 1000
+	maxLogged  = 4 << 10
+)
+
+// abridge cuts the texts of a Status.
+func abridge(status *metav1.Status) {
+	status.Message = cut(status.Message, maxMessage)
+	if status.Details == nil {
+		return
+	}
+	details := *status.Details // the error may be shared
+	details.Name = cut(details.Name, maxLogged)
+	left := 4 * maxMessage
+	var causes []metav1.StatusCause
+	for _, c := range details.Causes {
+		if len(causes) == maxCauses || left <= 0 {
+			break
+		}
+		c.Message, c.Field = cut(c.Message, left), cut(c.Field, maxLogged)
+		left -= len(c.Message) + len(c.Field)
+		causes = append(causes, c)
+	}
+	details.Causes = causes
+	status.Details = &details
+}
+
+// cut shortens a text that is longer than most bytes, and says so.
+func cut(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	return fmt.Sprintf("%s... (%d bytes)", strings.ToValidUTF8(text[:most], ""), len(text))
 }
 
 var sanitizer = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")

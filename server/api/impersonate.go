@@ -1,6 +1,7 @@
 package api
 
 import (
+	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
@@ -12,6 +13,10 @@ import (
 
 	"orch/server/auth"
 )
+
+// maxImpersonated is how many questions to the authorizer the headers of one
+// request may ask.
+const maxImpersonated = 1000
 
 const serviceAccountPrefix = "system:serviceaccount:"
 
@@ -30,7 +35,11 @@ func (s *Server) impersonate(r *http.Request, q *request) error {
 		}
 		return nil
 	}
-	for _, a := range impersonationChecks(wanted) {
+	checks := impersonationChecks(wanted)
+	if len(checks) > maxImpersonated {
+		return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("a request may impersonate a user with %d groups and extras together, this one has %d", maxImpersonated, len(checks)))
+	}
+	for _, a := range checks {
 		a.User, a.Verb, a.ResourceRequest = q.user, "impersonate", true
 		if err := s.authorize(r.Context(), a); err != nil {
 			return err

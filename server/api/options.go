@@ -78,6 +78,9 @@ func (s *Server) deleteOptions(w http.ResponseWriter, r *http.Request, q *reques
 			return nil, err
 		}
 		gvk := metav1.SchemeGroupVersion.WithKind("DeleteOptions")
+		if err := s.codec.check(data, m, gvk); err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
 		obj, _, err := s.codec.metaDecoder(m).Decode(data, &gvk, opts)
 		if err != nil {
 			return nil, apierrors.NewBadRequest(err.Error())

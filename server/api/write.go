@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"strings"
-	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,40 +18,6 @@ func writeContext(w http.ResponseWriter, r *http.Request) (context.Context, func
 	warn := warner(w)
 	ctx := registry.WithFieldManager(r.Context(), r.Header.Get("User-Agent"))
 	return registry.WithWarnings(ctx, warn), warn
-}
-
-// Limits of the Warning headers of one response, as upstream has them.
-const (
-	maxWarnings    = 4 * 1024
-	maxWarningText = 256
-)
-
-// warner adds Warning headers, each text once.
-func warner(w http.ResponseWriter) func(string) {
-	var mu sync.Mutex
-	seen := make(map[string]bool)
-	size := 0
-	return func(text string) {
-		mu.Lock()
-		defer mu.Unlock()
-		if seen[text] || size > maxWarnings {
-			return
-		}
-		seen[text] = true
-		size += len(text)
-		w.Header().Add("Warning", "299 - "+quoteWarning(text))
-	}
-}
-
-// quoteWarning makes a quoted-string of RFC 9110: control characters become spaces.
-func quoteWarning(text string) string {
-	text = strings.Map(func(c rune) rune {
-		if c < ' ' || c == 0x7f {
-			return ' '
-		}
-		return c
-	}, text)
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(text) + `"`
 }
 
 // bodyObject decodes the object in the body.

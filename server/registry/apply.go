@@ -10,14 +10,22 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	kjson "sigs.k8s.io/json"
 )
 
 // apply merges an applied configuration into current and works out who owns
 // what (KEP-555). The result carries its managedFields.
 func (p *patcher) apply(ctx context.Context, current runtime.Object) (runtime.Object, error) {
 	config := &unstructured.Unstructured{Object: map[string]any{}}
-	if err := utilyaml.Unmarshal(p.body, &config.Object); err != nil {
+	repeated, err := kjson.UnmarshalStrict(p.config, &config.Object)
+	if err != nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+	}
+	switch {
+	case tooWide(config.Object, len(p.config)):
+		return nil, errTooWide("the applied configuration")
+	case tooWide(current, sizeOf(current)):
+		return nil, errTooWide("the object")
 	}
 	m, err := p.r.fieldManager(p.e, p.sub)
 	if err != nil {
@@ -27,7 +35,7 @@ func (p *patcher) apply(ctx context.Context, current runtime.Object) (runtime.Ob
 	if err != nil {
 		return nil, plainFailure(err)
 	}
-	if !p.strict() {
+	if !p.strict() || !p.yaml && len(repeated) == 0 {
 		return out, nil
 	}
 	if err := utilyaml.UnmarshalStrict(p.body, &map[string]any{}); err != nil {

@@ -184,7 +184,42 @@ func (r *Registry) put(ctx context.Context, e *entry, key string, obj, old Objec
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
+	if old == nil { // what is only marked for deletion must go, whatever its size
+		if value, err = r.fit(e, key, value, obj, nil); err != nil {
+			return nil, err
+		}
+	}
 	return r.putValue(ctx, e, key, value, obj, old, expect, dryRun, riders...)
+}
+
+// maxStored is how large an object may be in the store, as etcd's limit of a
+// request is: 1.5 MiB.
+const maxStored = 3 << 19
+
+// fit gives the value that is stored for obj, which may not be too large unless
+// old was larger. As upstream, it lets go of who owns what first.
+func (r *Registry) fit(e *entry, key string, value []byte, obj, old Object) (_ []byte, err error) {
+	if len(value) <= maxStored {
+		return value, nil
+	}
+	if len(obj.GetManagedFields()) > 0 {
+		obj.SetManagedFields(nil)
+		if value, err = r.codec.encode(e, key, obj); err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+	}
+	if len(value) > maxStored && !r.codec.shrinks(e, key, value, old) {
+		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("a stored object may have %d bytes, this one has %d", maxStored, len(value)))
+	}
+	return value, nil
+}
+
+func (c *codec) shrinks(e *entry, key string, value []byte, old Object) bool {
+	if old == nil {
+		return false
+	}
+	was, err := c.encode(e, key, old)
+	return err == nil && len(value) < len(was)
 }
 
 func (r *Registry) putValue(ctx context.Context, e *entry, key string, value []byte, obj, old Object, expect int64, dryRun bool, riders ...store.Op) (Object, error) {

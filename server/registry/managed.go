@@ -104,6 +104,10 @@ func (r *Registry) manage(e *entry, subresource string, obj, old Object, manager
 }
 
 func (r *Registry) manageGenerally(e *entry, subresource string, obj, old Object, manager string) {
+	if !wellFormedOwners(obj.GetManagedFields()) || tooWide(obj, sizeOf(obj)) || tooWide(old, sizeOf(old)) {
+		obj.SetManagedFields(old.GetManagedFields())
+		return
+	}
 	m, err := r.fieldManager(e, subresource)
 	if err != nil {
 		obj.SetManagedFields(old.GetManagedFields())

@@ -4,12 +4,14 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"slices"
 	"strings"
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -85,13 +87,16 @@ func dedupOwners(ctx context.Context, obj Object, admitted bool) {
 	if len(refs) < 2 {
 		return
 	}
+	known := make(map[ownerName][]int, len(refs))
 	var kept []metav1.OwnerReference
 	var repeated []string
 	for _, ref := range refs {
-		if hasOwner(kept, ref) {
+		name := ownerName{ref.UID, ref.APIVersion, ref.Kind, ref.Name}
+		if slices.ContainsFunc(known[name], func(i int) bool { return apiequality.Semantic.DeepEqual(kept[i], ref) }) {
 			repeated = append(repeated, string(ref.UID))
 			continue
 		}
+		known[name] = append(known[name], len(kept))
 		kept = append(kept, ref)
 	}
 	if len(repeated) == 0 {
@@ -105,13 +110,11 @@ func dedupOwners(ctx context.Context, obj Object, admitted bool) {
 	obj.SetOwnerReferences(kept)
 }
 
-func hasOwner(refs []metav1.OwnerReference, ref metav1.OwnerReference) bool {
-	for i := range refs {
-		if refs[i].UID == ref.UID && apiequality.Semantic.DeepEqual(refs[i], ref) {
-			return true
-		}
-	}
-	return false
+// ownerName is an owner reference without its options, of which there are nine
+// at most.
+type ownerName struct {
+	uid                    types.UID
+	apiVersion, kind, name string
 }
 
 var metadataPath = field.NewPath("metadata")
@@ -125,12 +128,21 @@ func (e *entry) validateMeta(obj Object) field.ErrorList {
 	return apivalidation.ValidateObjectMetaAccessor(obj, e.Namespaced, name, metadataPath)
 }
 
+// maxFaults is how many faults of one object are told.
+const maxFaults = 1000
+
 // invalid turns field errors into 422, nil when there are none.
 func (e *entry) invalid(name string, errs field.ErrorList) error {
 	if len(errs) == 0 {
 		return nil
 	}
-	return apierrors.NewInvalid(e.gvk.GroupKind(), name, errs)
+	return Invalid(e.gvk.GroupKind(), name, errs)
+}
+
+// Invalid is 422 for an object with faults. The message joins those that are
+// told, which takes the square of their number.
+func Invalid(kind schema.GroupKind, name string, errs field.ErrorList) error {
+	return apierrors.NewInvalid(kind, name, errs[:min(len(errs), maxFaults)])
 }
 
 func isDryRun(options []string) bool { return len(options) > 0 }

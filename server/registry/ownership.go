@@ -160,8 +160,12 @@ type fieldSet struct {
 	tree    *fieldTree
 }
 
-// maxFieldSets bounds what is remembered; then it begins anew.
-const maxFieldSets = 500
+// What is remembered is bounded in number, beyond which it begins anew, and each
+// set in size: large ones are seldom alike.
+const (
+	maxFieldSets    = 500
+	maxFieldSetSize = 8 << 10
+)
 
 func (s *fieldSets) encode(t *fieldTree) *metav1.FieldsV1 {
 	var space [1024]byte
@@ -198,7 +202,9 @@ func (s *fieldSets) remember(raw string, t *fieldTree) fieldSet {
 	}
 	set := fieldSet{encoded: &metav1.FieldsV1{}, tree: t}
 	set.encoded.SetRawString(raw)
-	s.known[raw] = set
+	if len(raw) <= maxFieldSetSize {
+		s.known[raw] = set
+	}
 	return set
 }
 

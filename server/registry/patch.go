@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"reflect"
 	"strings"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
@@ -15,8 +16,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	kjson "sigs.k8s.io/json"
+
+	"orch/server/registry/document"
 )
 
 // Limits of a patch, as upstream's.
@@ -35,6 +37,8 @@ type patcher struct {
 	make       func() runtime.Object
 	patchType  types.PatchType
 	body       []byte
+	config     []byte // body as JSON
+	yaml       bool   // which it was not
 	validation string
 	manager    string
 	force      bool
@@ -50,7 +54,7 @@ func (r *Registry) Patch(ctx context.Context, res *Resource, subresource, ns, na
 		return nil, false, err
 	}
 	p := &patcher{r: r, e: e, sub: subresource, kind: e.gvk, make: func() runtime.Object { return e.New() },
-		patchType: pt, body: body, validation: opts.FieldValidation,
+		patchType: pt, body: body, config: body, validation: opts.FieldValidation,
 		manager: fieldManager(ctx, opts.FieldManager), force: opts.Force != nil && *opts.Force}
 	if p.validation == "" {
 		p.validation = metav1.FieldValidationWarn
@@ -59,7 +63,13 @@ func (r *Registry) Patch(ctx context.Context, res *Resource, subresource, ns, na
 		dryRun: isDryRun(opts.DryRun), unconditional: true, applied: pt == types.ApplyPatchType}
 	if sub := e.views[subresource]; sub != nil && sub.Project != nil {
 		p.kind, p.make = sub.Kind, sub.New
+		if err := p.check(); err != nil {
+			return nil, false, err
+		}
 		return r.rewriteProjection(ctx, rw, sub, func(view runtime.Object) (runtime.Object, error) { return p.patch(ctx, view) })
+	}
+	if err := p.check(); err != nil {
+		return nil, false, err
 	}
 	rw.managed = rw.applied
 	rw.mayCreate = rw.applied && subresource == ""
@@ -80,11 +90,27 @@ func checkPatch(pt types.PatchType, body []byte, opts *metav1.PatchOptions) erro
 	if errs := metavalidation.ValidatePatchOptions(opts, pt); len(errs) > 0 {
 		return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "PatchOptions"}, "", errs)
 	}
-	if pt == types.ApplyPatchType {
-		if _, err := utilyaml.ToJSON(body); err != nil {
+	return nil
+}
+
+// check refuses a patch for its shape, before anything is made of it. An apply
+// patch is turned into JSON here.
+func (p *patcher) check() error {
+	if p.patchType == types.ApplyPatchType && !json.Valid(p.body) {
+		config, err := document.FromYAML(p.body)
+		if err != nil {
 			return apierrors.NewBadRequest(fmt.Sprintf("error encoding patch: %v", err))
 		}
-		return nil
+		p.config, p.yaml = config, true
+	}
+	if err := document.CheckShape(p.config); err != nil {
+		return apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+	}
+	if p.patchType == types.JSONPatchType {
+		return nil // what its operations make is looked at
+	}
+	if err := document.CheckQuantities(p.config, reflect.TypeOf(p.make())); err != nil {
+		return apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
 	}
 	return nil
 }
@@ -211,8 +237,11 @@ func (p *patcher) applyOperations(before []byte) (after []byte, odd []error, err
 		return nil, nil, apierrors.NewRequestEntityTooLargeError(
 			fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxPatchOperations, len(operations)))
 	}
-	if after, err = operations.Apply(before); err != nil {
+	if after, err = document.Apply(before, operations); err != nil {
 		return nil, nil, unprocessable(err)
+	}
+	if err := document.CheckQuantities(after, reflect.TypeOf(p.make())); err != nil {
+		return nil, nil, invalidPatch(string(after), err)
 	}
 	return after, odd, nil
 }
@@ -223,7 +252,7 @@ func (p *patcher) applyMerge(before []byte) (after []byte, odd []error, err erro
 			return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
 		}
 	}
-	after, err = jsonpatch.MergePatch(before, p.body)
+	after, err = document.Merge(before, p.body)
 	if err != nil {
 		return nil, nil, apierrors.NewBadRequest(err.Error())
 	}
@@ -245,7 +274,17 @@ func (p *patcher) report(ctx context.Context, shown string, odd []error) error {
 }
 
 func invalidPatch(shown string, err error) error {
-	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), shown, err.Error())})
+	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), excerpt(shown), err.Error())})
+}
+
+// maxExcerpt is how much of what a client sent is shown to it again.
+const maxExcerpt = 16 << 10
+
+func excerpt(text string) string {
+	if len(text) <= maxExcerpt {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxExcerpt], "") + fmt.Sprintf("... (%d bytes)", len(text))
 }
 
 func unprocessable(err error) error {

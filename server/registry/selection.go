@@ -32,8 +32,37 @@ type selector struct {
 	hasFields bool            // any field selector at all
 }
 
+// Limits of a selector, which is held against every object of a kind.
+const (
+	MaxRequirements      = 1000
+	MaxRequirementValues = 10_000 // of all requirements together
+)
+
+// check refuses a selector that is too long to be held against every object.
+func (s Selection) check() error {
+	requirements, values := 0, 0
+	if s.Labels != nil {
+		all, _ := s.Labels.Requirements()
+		requirements = len(all)
+		for i := range all {
+			values += len(all[i].ValuesUnsorted())
+		}
+	}
+	if s.Fields != nil {
+		requirements += len(s.Fields.Requirements())
+	}
+	if requirements > MaxRequirements || values > MaxRequirementValues {
+		return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("a selector may have %d requirements with %d values, this one has %d with %d",
+			MaxRequirements, MaxRequirementValues, requirements, values))
+	}
+	return nil
+}
+
 // compile checks the fields asked for against those that the entry offers.
 func (e *entry) compile(sel Selection) (*selector, error) {
+	if err := sel.check(); err != nil {
+		return nil, err
+	}
 	s := &selector{e: e, namespace: sel.Namespace}
 	if !e.Namespaced {
 		s.namespace = ""

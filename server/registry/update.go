@@ -368,6 +368,9 @@ func (r *Registry) replace(ctx context.Context, rw *rewrite, key string, obj Obj
 	if !changed {
 		return old, nil
 	}
+	if value, err = r.fit(e, key, value, obj, old); err != nil {
+		return nil, err
+	}
 	out, err := r.putValue(ctx, e, key, value, obj, old, current.ModRevision, rw.dryRun)
 	var taken *ClaimedError
 	if errors.As(err, &taken) {

@@ -299,12 +299,18 @@ func requireResources(tracked []corev1.ResourceName, pod *corev1.Pod) error {
 	if podresource.IsPodLevelResourcesSet(pod) {
 		return nil
 	}
+	type lack struct {
+		resource  corev1.ResourceName
+		container string
+	}
+	told := make(map[lack]bool)
 	missing := make(map[corev1.ResourceName][]string)
 	visit := func(containers []corev1.Container) {
 		for i := range containers {
 			used := computeUsage(containers[i].Resources.Requests, containers[i].Resources.Limits)
 			for _, name := range tracked {
-				if _, ok := used[name]; !ok && isRequired(name) && !slices.Contains(missing[name], containers[i].Name) {
+				if _, ok := used[name]; !ok && isRequired(name) && !told[lack{name, containers[i].Name}] {
+					told[lack{name, containers[i].Name}] = true
 					missing[name] = append(missing[name], containers[i].Name)
 				}
 			}

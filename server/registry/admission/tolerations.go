@@ -44,9 +44,15 @@ func toleratesEviction(tolerations []corev1.Toleration, key string) bool {
 	return false
 }
 
+// maxMerged is how many tolerations are held against each other.
+const maxMerged = 1000
+
 // mergeTolerations leaves out those that another one includes.
 func mergeTolerations(first, second []corev1.Toleration) []corev1.Toleration {
 	all := append(append([]corev1.Toleration{}, first...), second...)
+	if len(all) > maxMerged {
+		return all
+	}
 	var merged []corev1.Toleration
 	for i := range all {
 		if !isRedundant(all[i], merged, all[i+1:]) {

@@ -94,8 +94,12 @@ func validateDefinitionUpdate(d, old *apiextensionsv1.CustomResourceDefinition) 
 	}
 	immutable(&f, at.Child("group"), d.Spec.Group, old.Spec.Group)
 	immutable(&f, at.Child("names", "plural"), d.Spec.Names.Plural, old.Spec.Names.Plural)
+	served := sets.New[string]()
+	for _, v := range d.Spec.Versions {
+		served.Insert(v.Name)
+	}
 	for i, stored := range old.Status.StoredVersions {
-		if !slices.ContainsFunc(d.Spec.Versions, func(v apiextensionsv1.CustomResourceDefinitionVersion) bool { return v.Name == stored }) {
+		if !served.Has(stored) {
 			f.invalid(field.NewPath("status", "storedVersions").Index(i), stored, "missing from spec.versions; "+stored+" was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in "+stored+" and removes "+stored+" from status.storedVersions")
 		}
 	}

@@ -79,13 +79,13 @@ func put[T registry.Object](f *fixture, obj T) T {
 	return out
 }
 
-// document is one object of testdata/objects.yaml and the entry it belongs to.
-type document struct {
+// manifest is one object of testdata/objects.yaml and the entry it belongs to.
+type manifest struct {
 	res  *registry.Resource
 	body []byte // JSON
 }
 
-func (d document) object(t *testing.T) registry.Object {
+func (d manifest) object(t *testing.T) registry.Object {
 	t.Helper()
 	obj := d.res.New()
 	decoder := json.NewDecoder(bytes.NewReader(d.body))
@@ -96,13 +96,13 @@ func (d document) object(t *testing.T) registry.Object {
 	return obj
 }
 
-func documents(t *testing.T, table []*registry.Resource) []document {
+func documents(t *testing.T, table []*registry.Resource) []manifest {
 	t.Helper()
 	text, err := os.ReadFile("testdata/objects.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var docs []document
+	var docs []manifest
 	for part := range strings.SplitSeq(string(text), "---\n") {
 		body, err := yaml.YAMLToJSON([]byte(part))
 		if err != nil {
@@ -117,7 +117,7 @@ func documents(t *testing.T, table []*registry.Resource) []document {
 		if i < 0 {
 			t.Fatalf("no entry for %s", gvk)
 		}
-		docs = append(docs, document{table[i], body})
+		docs = append(docs, manifest{table[i], body})
 	}
 	return docs
 }

@@ -64,7 +64,7 @@ func faultsOf(t *testing.T, res *registry.Resource, tree map[string]any) []strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	obj := document{res, body}.object(t)
+	obj := manifest{res, body}.object(t)
 	if res.Default != nil {
 		res.Default(obj)
 	}

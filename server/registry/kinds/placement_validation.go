@@ -145,7 +145,7 @@ func (f *faults) matchLabelKeys(at *field.Path, match, mismatch []string, s *met
 			if i, ok := index[e.Key]; ok && seen.Has(e.Key) {
 				f.invalid(at.Index(i), e.Key, "exists in both matchLabelKeys and labelSelector")
 			}
-			seen = seen.Clone().Insert(e.Key)
+			seen.Insert(e.Key)
 		}
 	}
 	for _, key := range mismatch {
@@ -168,7 +168,21 @@ func (f *faults) labelKeys(at *field.Path, keys []string, s *metav1.LabelSelecto
 	}
 }
 
+// spreadKey tells constraints of one pod apart.
+type spreadKey struct {
+	topology string
+	unmet    corev1.UnsatisfiableConstraintAction
+}
+
+func spreadKeyOf(c *corev1.TopologySpreadConstraint) spreadKey {
+	return spreadKey{c.TopologyKey, c.WhenUnsatisfiable}
+}
+
 func (f *faults) spreadConstraints(at *field.Path, constraints []corev1.TopologySpreadConstraint) {
+	last := make(map[spreadKey]int, len(constraints))
+	for i := range constraints {
+		last[spreadKeyOf(&constraints[i])] = i
+	}
 	for i := range constraints {
 		c, path := &constraints[i], at.Index(i)
 		f.positive(path.Child("maxSkew"), int64(c.MaxSkew))
@@ -176,11 +190,8 @@ func (f *faults) spreadConstraints(at *field.Path, constraints []corev1.Topology
 			f.required(path.Child("topologyKey"), "can not be empty")
 		}
 		supports(f, path.Child("whenUnsatisfiable"), c.WhenUnsatisfiable, corev1.DoNotSchedule, corev1.ScheduleAnyway)
-		for _, other := range constraints[i+1:] {
-			if other.TopologyKey == c.TopologyKey && other.WhenUnsatisfiable == c.WhenUnsatisfiable {
-				f.add(field.Duplicate(path.Child("{topologyKey, whenUnsatisfiable}"), fmt.Sprintf("{%v, %v}", c.TopologyKey, c.WhenUnsatisfiable)))
-				break
-			}
+		if last[spreadKeyOf(c)] > i {
+			f.add(field.Duplicate(path.Child("{topologyKey, whenUnsatisfiable}"), fmt.Sprintf("{%v, %v}", c.TopologyKey, c.WhenUnsatisfiable)))
 		}
 		if c.MinDomains != nil {
 			f.positive(path.Child("minDomains"), int64(*c.MinDomains))

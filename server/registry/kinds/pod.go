@@ -8,7 +8,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -106,7 +105,7 @@ func preparePodCreate(_ context.Context, _ *registry.Registry, p *corev1.Pod) er
 	}
 	mergeMatchLabelKeys(p)
 	if errs := validatePodNew(p); len(errs) > 0 {
-		return errors.NewInvalid(core("Pod").GroupKind(), p.Name, errs)
+		return registry.Invalid(core("Pod").GroupKind(), p.Name, errs)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/diff"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -74,12 +75,13 @@ func (f *faults) shorterDeadline(at *field.Path, now, old *int64) {
 }
 
 func (f *faults) addedTolerations(at *field.Path, now, old []corev1.Toleration) {
+	kept := make(map[corev1.Toleration]bool, len(now)) // whatever their seconds
+	for _, t := range now {
+		t.TolerationSeconds = nil
+		kept[t] = true
+	}
 	for _, t := range old {
-		kept := slices.ContainsFunc(now, func(n corev1.Toleration) bool {
-			n.TolerationSeconds = t.TolerationSeconds
-			return sameValue(n, t)
-		})
-		if !kept {
+		if t.TolerationSeconds = nil; !kept[t] {
 			f.forbidden(at, "existing toleration can not be modified except its tolerationSeconds")
 			return
 		}
@@ -87,8 +89,9 @@ func (f *faults) addedTolerations(at *field.Path, now, old []corev1.Toleration) 
 }
 
 func (f *faults) removedGates(at *field.Path, now, old []corev1.PodSchedulingGate) {
+	had := sets.New(old...)
 	for i, gate := range now {
-		if !slices.Contains(old, gate) {
+		if !had.Has(gate) {
 			f.forbidden(at.Index(i).Child("name"), fmt.Sprintf("only deletion is allowed, but found new scheduling gate '%s'", gate.Name))
 		}
 	}
@@ -160,9 +163,13 @@ func validateEphemeralContainersUpdate(p, old *corev1.Pod) field.ErrorList {
 		return field.ErrorList{field.Forbidden(field.NewPath(""), "static pods do not support ephemeral containers")}
 	}
 	at := field.NewPath("spec", "ephemeralContainers")
+	index := make(map[string]int, len(p.Spec.EphemeralContainers))
+	for i := range p.Spec.EphemeralContainers {
+		index[p.Spec.EphemeralContainers[i].Name] = i
+	}
 	for _, was := range old.Spec.EphemeralContainers {
-		i := slices.IndexFunc(p.Spec.EphemeralContainers, func(e corev1.EphemeralContainer) bool { return e.Name == was.Name })
-		if i < 0 {
+		i, found := index[was.Name]
+		if !found {
 			f.forbidden(at, fmt.Sprintf("existing ephemeral containers %q may not be removed\n", was.Name))
 		} else if now := p.Spec.EphemeralContainers[i]; !sameValue(now, was) {
 			f.forbidden(at, fmt.Sprintf("existing ephemeral containers %q may not be changed\n%v", was.Name, diff.Diff(was, now)))
@@ -278,32 +285,35 @@ func validatePodStatusUpdate(p, old *corev1.Pod) field.ErrorList {
 
 // noResurrection: a container that has ended for good does not come back.
 func (f *faults) noResurrection(at *field.Path, now, old []corev1.ContainerStatus, spec *corev1.PodSpec, containers []corev1.Container) {
+	alive := sets.New[string]()
+	for i := range now {
+		if now[i].State.Terminated == nil {
+			alive.Insert(now[i].Name)
+		}
+	}
+	byName := make(map[string]*corev1.Container, len(containers))
+	for i := range containers {
+		byName[containers[i].Name] = &containers[i]
+	}
 	for i := range old {
 		ended := old[i].State.Terminated
-		if ended == nil || spec != nil && mayRestart(spec, containers, old[i].Name, ended.ExitCode) {
+		if ended == nil || spec != nil && mayRestart(spec, byName[old[i].Name], ended.ExitCode) {
 			continue
 		}
-		for j := range now {
-			if now[j].Name == old[i].Name && now[j].State.Terminated == nil {
-				f.forbidden(at.Index(i).Child("state"), "may not be transitioned to non-terminated state")
-			}
+		if alive.Has(old[i].Name) {
+			f.forbidden(at.Index(i).Child("state"), "may not be transitioned to non-terminated state")
 		}
 	}
 }
 
-func mayRestart(spec *corev1.PodSpec, containers []corev1.Container, name string, exitCode int32) bool {
+// mayRestart takes nil for a container that the spec does not have.
+func mayRestart(spec *corev1.PodSpec, c *corev1.Container, exitCode int32) bool {
 	policy := spec.RestartPolicy
-	for i := range containers {
-		c := &containers[i]
-		if c.Name != name {
-			continue
-		}
-		if len(c.RestartPolicyRules) > 0 {
-			return true
-		}
-		if c.RestartPolicy != nil {
-			policy = corev1.RestartPolicy(*c.RestartPolicy)
-		}
+	if c != nil && len(c.RestartPolicyRules) > 0 {
+		return true
+	}
+	if c != nil && c.RestartPolicy != nil {
+		policy = corev1.RestartPolicy(*c.RestartPolicy)
 	}
 	return policy == corev1.RestartPolicyAlways || policy == corev1.RestartPolicyOnFailure && exitCode != 0
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -177,16 +178,20 @@ func (w *warnings) volumes(at func() *field.Path, s *corev1.PodSpec) {
 
 // repeated warns of list items that apply would merge into one.
 func (w *warnings) repeated(at func() *field.Path, s *corev1.PodSpec) {
+	addresses := sets.New[string]()
 	for i, item := range s.HostAliases {
-		if slices.ContainsFunc(s.HostAliases[:i], func(a corev1.HostAlias) bool { return a.IP == item.IP }) {
+		if addresses.Has(item.IP) {
 			w.say("%s: duplicate ip %q", at().Child("hostAliases").Index(i).Child("ip"), item.IP)
 		}
+		addresses.Insert(item.IP)
 	}
 	name := func(i int) *field.Path { return at().Child("imagePullSecrets").Index(i).Child("name") }
+	secrets := sets.New[corev1.LocalObjectReference]()
 	for i, item := range s.ImagePullSecrets {
-		if slices.Contains(s.ImagePullSecrets[:i], item) {
+		if secrets.Has(item) {
 			w.say("%s: duplicate name %q", name(i), item.Name)
 		}
+		secrets.Insert(item)
 	}
 	for i, item := range s.ImagePullSecrets {
 		if item.Name == "" {
@@ -205,8 +210,10 @@ func (w *warnings) fractions(at func() *field.Path, c placedContainer, list stri
 
 // hiddenEnv warns of a variable that is set twice, unless it adds to itself.
 func (w *warnings) hiddenEnv(at func() *field.Path, c placedContainer) {
+	set := make(map[string]bool, len(c.Env))
 	for i, v := range c.Env {
-		if !slices.ContainsFunc(c.Env[:i], func(e corev1.EnvVar) bool { return e.Name == v.Name }) {
+		if !set[v.Name] {
+			set[v.Name] = true
 			continue
 		}
 		self := "$(" + v.Name + ")"
@@ -227,6 +234,10 @@ func (p placedPort) at(spec *field.Path) *field.Path {
 	return p.container.at(spec).Child("ports").Index(p.index)
 }
 
+// maxComparedPorts is how many ports are held against each other, for warnings
+// that say little to who has more.
+const maxComparedPorts = 1000
+
 // ports warns of ports of one pod that stand in each other's way.
 func (w *warnings) ports(at func() *field.Path, s *corev1.PodSpec) {
 	var all []placedPort
@@ -234,6 +245,9 @@ func (w *warnings) ports(at func() *field.Path, s *corev1.PodSpec) {
 		for i := range c.Ports {
 			all = append(all, placedPort{&c.Ports[i], c, i})
 		}
+	}
+	if len(all) > maxComparedPorts {
+		return
 	}
 	for i, p := range all {
 		if p.HostIP != "" && p.HostPort == 0 {

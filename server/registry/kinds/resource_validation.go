@@ -10,6 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	resourcehelper "k8s.io/component-helpers/resource"
+
+	"orch/server/registry/document"
 )
 
 // resourceName checks the name of any compute resource.
@@ -79,7 +81,12 @@ func (f *faults) resources(at *field.Path, r *corev1.ResourceRequirements, nameC
 }
 
 func (f *faults) hugePages(at *field.Path, name corev1.ResourceName, q resource.Quantity) {
-	size, err := resource.ParseQuantity(strings.TrimPrefix(string(name), corev1.ResourceHugePagesPrefix))
+	text := strings.TrimPrefix(string(name), corev1.ResourceHugePagesPrefix)
+	if err := document.CheckQuantity(text); err != nil {
+		f.invalid(at, q.String(), err.Error())
+		return
+	}
+	size, err := resource.ParseQuantity(text)
 	if err != nil || size.Sign() <= 0 || q.Value()%size.Value() != 0 {
 		f.invalid(at, q.String(), fmt.Sprintf("%s is not positive integer multiple of %s", q.String(), name))
 	}

@@ -64,7 +64,7 @@ func (of scaled[P]) set(obj P, body runtime.Object) error {
 		return errors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", s.Name, obj.GetName()))
 	}
 	if errs := apivalidation.ValidateNonnegativeField(int64(s.Spec.Replicas), field.NewPath("spec", "replicas")); len(errs) > 0 {
-		return errors.NewInvalid(autoscalingv1.SchemeGroupVersion.WithKind("Scale").GroupKind(), obj.GetName(), errs)
+		return registry.Invalid(autoscalingv1.SchemeGroupVersion.WithKind("Scale").GroupKind(), obj.GetName(), errs)
 	}
 	replicas := s.Spec.Replicas
 	*of.replicas(obj) = &replicas

@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	netutils "k8s.io/utils/net"
+
+	"orch/server/registry"
 )
 
 // serviceAddresses gives services their cluster IPs and node ports. What is in
@@ -51,7 +53,7 @@ func otherFamily(f corev1.IPFamily) corev1.IPFamily {
 }
 
 func invalidService(s *corev1.Service, errs ...*field.Error) error {
-	return errors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Service").GroupKind(), s.Name, errs)
+	return registry.Invalid(corev1.SchemeGroupVersion.WithKind("Service").GroupKind(), s.Name, errs)
 }
 
 // syncClusterIPs infers the list from the single field, which old clients know alone.

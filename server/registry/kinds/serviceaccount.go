@@ -100,7 +100,7 @@ func checkTokenRequest(req *authenticationv1.TokenRequest, sa *corev1.ServiceAcc
 			"the UID in the token request (%s) does not match the UID of the service account (%s)", req.UID, sa.UID))
 	}
 	if len(errs) > 0 {
-		return errors.NewInvalid(kind.GroupKind(), sa.Name, errs)
+		return registry.Invalid(kind.GroupKind(), sa.Name, errs)
 	}
 	req.Name, req.Namespace, req.UID = sa.Name, sa.Namespace, sa.UID
 	if len(req.Spec.Audiences) == 0 {
@@ -115,7 +115,7 @@ func checkTokenRequest(req *authenticationv1.TokenRequest, sa *corev1.ServiceAcc
 		errs = append(errs, field.Invalid(spec.Child("expirationSeconds"), seconds, "may not specify a duration larger than 2^32 seconds"))
 	}
 	if len(errs) > 0 {
-		return errors.NewInvalid(kind.GroupKind(), "", errs) // upstream has not named it yet
+		return registry.Invalid(kind.GroupKind(), "", errs) // upstream has not named it yet
 	}
 	return nil
 }

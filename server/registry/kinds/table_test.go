@@ -120,7 +120,7 @@ func TestObjects(t *testing.T) {
 }
 
 // roundTrip creates d's object, reads it, finds it in a list and writes it back unchanged.
-func (f *fixture) roundTrip(d document) registry.Object {
+func (f *fixture) roundTrip(d manifest) registry.Object {
 	f.t.Helper()
 	obj := d.object(f.t)
 	ns, name := obj.GetNamespace(), obj.GetName()

@@ -2,6 +2,7 @@ package kinds
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -14,6 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"orch/server/registry"
 )
 
 // faults gathers what is wrong with an object, in upstream's words, because
@@ -56,7 +59,25 @@ func (f *faults) positive(at *field.Path, value int64) {
 	}
 }
 
+// Limits of a label selector in an object, as of one in a request: it is held
+// against every object that comes by.
+const (
+	maxRequirements = registry.MaxRequirements
+	maxValues       = registry.MaxRequirementValues
+)
+
 func (f *faults) selector(at *field.Path, s *metav1.LabelSelector) {
+	if s != nil {
+		values := 0
+		for _, e := range s.MatchExpressions {
+			values += len(e.Values)
+		}
+		if n := len(s.MatchLabels) + len(s.MatchExpressions); n > maxRequirements || values > maxValues {
+			f.invalid(at, fmt.Sprintf("%d requirements with %d values", n, values),
+				fmt.Sprintf("must have at most %d requirements with %d values", maxRequirements, maxValues))
+			return
+		}
+	}
 	f.join(metavalidation.ValidateLabelSelector(s, metavalidation.LabelSelectorValidationOptions{}, at))
 }
 
