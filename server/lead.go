@@ -47,10 +47,7 @@ func (a *assembly) lead(ctx context.Context) error {
 }
 
 func (a *assembly) schedule(ctx context.Context) error {
-	door, err := scheduler.NewRegistryDoor(a.registry, a.events.recorder(scheduler.Name))
-	if err != nil {
-		return err
-	}
+	door := scheduler.NewRegistryDoor(a.registry, a.events.recorder(scheduler.Name))
 	return scheduler.New(scheduler.Config{Door: door, Logger: a.cfg.Logger}).Run(ctx)
 }
 

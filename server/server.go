@@ -171,7 +171,9 @@ func assemble(cfg Config) (*assembly, error) {
 		return nil, err
 	}
 	a.hub.Revoked = a.guard.Revoked
-	chain, err := admission.Chain(admission.Config{Authorizer: a.guard.Authorizer, Escalation: a.guard.Escalation(), Now: time.Now})
+	chain, err := admission.Chain(admission.Config{
+		Authorizer: a.guard.Authorizer, Escalation: a.guard.Escalation(), Claims: a.claims(), Now: time.Now,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("admission plugins: %w", err)
 	}
@@ -197,7 +199,7 @@ func (a *assembly) assembleAPI(serviceIP net.IP) error {
 		Dir: filepath.Join(a.cfg.DataDir, "server"), Keys: a.keys, Registry: a.registry, Now: time.Now, Logger: a.cfg.Logger,
 		Sync: func(ctx context.Context) error { _, err := a.store.Sync(ctx); return err },
 	}
-	a.agents = &join.Agents{Keys: a.keys, Tokens: a.tokens, Registry: a.registry, Short: a.guard.Tokens, Now: time.Now, Settings: joining.Settings{
+	a.agents = &join.Agents{Keys: a.keys, Tokens: a.tokens, Registry: a.registry, Short: a.guard.Tokens, Claims: a.claims(), Now: time.Now, Settings: joining.Settings{
 		ClusterCIDR: a.cfg.ClusterCIDR.String(), ServiceCIDR: a.cfg.ServiceCIDR.String(),
 		ClusterDNS: a.cfg.ClusterDNS.String(), ClusterDomain: a.cfg.ClusterDomain,
 		Servers: []string{fmt.Sprintf("https://%s", a.address())},

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilproxy "k8s.io/apimachinery/pkg/util/proxy"
+	"k8s.io/client-go/kubernetes/scheme"
 
 	"orch/server/registry"
 )
@@ -32,6 +33,9 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request, q *request) err
 	ctx, done := s.streams.add(r.Context())
 	defer done()
 	r = r.WithContext(ctx)
+	if err := s.admitConnect(ctx, q); err != nil {
+		return err
+	}
 	switch q.subresource {
 	case "log":
 		return s.podLog(w, r, q)
@@ -41,6 +45,25 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request, q *request) err
 		return s.proxy(w, r, q)
 	}
 	return methodNotAllowed()
+}
+
+// admitConnect asks admission about a stream with its options. Reading a log is
+// a get, not a connection.
+func (s *Server) admitConnect(ctx context.Context, q *request) error {
+	if q.subresource == "log" {
+		return nil
+	}
+	options, err := scheme.Scheme.New(q.sub.Kind)
+	if err == nil {
+		err = scheme.ParameterCodec.DecodeParameters(q.query, corev1.SchemeGroupVersion, options)
+	}
+	if err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	return s.cfg.Registry.Admit(ctx, &registry.Attempt{
+		Resource: q.res, Subresource: q.subresource, Operation: registry.OperationConnect,
+		Namespace: q.namespace, Name: q.name, Object: options,
+	})
 }
 
 // pod gets the pod of the request; the object is shared.

@@ -25,6 +25,10 @@ const (
 	extraNodeUID             = "authentication.kubernetes.io/node-uid"
 	extraCredentialID        = "authentication.kubernetes.io/credential-id"
 	defaultAudienceForOthers = "https://kubernetes.default.svc"
+
+	// SecretJoinTokens, in kube-system, says which join tokens are in force once
+	// they were rotated.
+	SecretJoinTokens = "orch-join-tokens"
 )
 
 // ServiceAccountUser is the user name of a service account.

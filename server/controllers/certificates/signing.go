@@ -99,7 +99,7 @@ func checks() map[string]func(*x509.CertificateRequest, []keyUsage) error {
 func sign(c request, ca *pki.Authority, now time.Time) (certificate []byte, refusal, err error) {
 	parsed, err := pki.ParseRequest(c.Spec.Request)
 	if err != nil {
-		return nil, nil, err
+		return nil, fmt.Errorf("the request cannot be read: %w", err), nil // nor ever will
 	}
 	if refusal := checks()[c.Spec.SignerName](parsed, c.Spec.Usages); refusal != nil {
 		return nil, refusal, nil
