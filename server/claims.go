@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -20,6 +21,14 @@ func (a *assembly) claims() auth.Claims {
 		Names:   slices.DeleteFunc(slices.Clone(a.cfg.TLSSANs), own),
 		Nodes:   func() []*corev1.Node { return registry.Of[*corev1.Node](a.registry).List("", nil) },
 		Servers: a.serverAddresses,
+	}
+}
+
+// recheck ends what the user's credentials hold open when they are no longer good.
+func (a *assembly) recheck(name string, match func(*auth.User) bool) {
+	a.api.Recheck(name, match)
+	if node, ok := strings.CutPrefix(name, auth.NodeUserPrefix); ok {
+		a.hub.Recheck(node)
 	}
 }
 

@@ -256,6 +256,7 @@ func (a *assembly) serve(ctx context.Context, listener net.Listener, local chan<
 	// Authorization follows the roles before bootstrap writes them, so that it
 	// knows them when the first request comes.
 	group.Go(func() error { return a.guard.Run(ctx) })
+	group.Go(func() error { return a.guard.FollowCredentials(ctx, a.recheck) })
 	group.Go(func() error { return registry.Of[*corev1.Node](a.registry).Watch(ctx, a.podnet.OnNode, a.podnet.Known) })
 	group.Go(func() error { return a.events.run(ctx) })
 	group.Go(func() error { return a.store.Lead(ctx, a.lead) })
@@ -306,13 +307,13 @@ func (a *assembly) handler() http.Handler {
 		case r.URL.Path == joining.PathServer: // the tokens in force are in the store
 			servers.ServeHTTP(w, r)
 		case r.URL.Path == pathTokens:
-			a.serveTokens(w, r)
+			a.guarded(a.serveTokens)(w, r)
 		case strings.HasPrefix(r.URL.Path, pathMembers):
-			a.serveMembers(w, r)
+			a.guarded(a.serveMembers)(w, r)
 		case r.URL.Path == pathSnapshots:
-			a.serveSnapshots(w, r)
+			a.guarded(a.serveSnapshots)(w, r)
 		case r.URL.Path == podnet.Path:
-			a.servePodnet(w, r)
+			a.guarded(a.servePodnet)(w, r)
 		default:
 			a.api.ServeHTTP(w, r)
 		}

@@ -7,14 +7,15 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilproxy "k8s.io/apimachinery/pkg/util/proxy"
-	"k8s.io/client-go/kubernetes/scheme"
 
 	"orch/server/registry"
 )
@@ -53,17 +54,40 @@ func (s *Server) admitConnect(ctx context.Context, q *request) error {
 	if q.subresource == "log" {
 		return nil
 	}
-	options, err := scheme.Scheme.New(q.sub.Kind)
-	if err == nil {
-		err = scheme.ParameterCodec.DecodeParameters(q.query, corev1.SchemeGroupVersion, options)
-	}
-	if err != nil {
-		return apierrors.NewBadRequest(err.Error())
-	}
 	return s.cfg.Registry.Admit(ctx, &registry.Attempt{
 		Resource: q.res, Subresource: q.subresource, Operation: registry.OperationConnect,
-		Namespace: q.namespace, Name: q.name, Object: options,
+		Namespace: q.namespace, Name: q.name, Object: connectOptions(q),
 	})
+}
+
+// connectOptions are what a stream is asked for with.
+func connectOptions(q *request) runtime.Object {
+	flag := func(name string) bool { return boolParam(q.query, name) }
+	container := q.query.Get("container")
+	switch q.sub.Kind.Kind {
+	case "PodExecOptions":
+		return &corev1.PodExecOptions{Stdin: flag("stdin"), Stdout: flag("stdout"), Stderr: flag("stderr"), TTY: flag("tty"),
+			Container: container, Command: q.query["command"]}
+	case "PodAttachOptions":
+		return &corev1.PodAttachOptions{Stdin: flag("stdin"), Stdout: flag("stdout"), Stderr: flag("stderr"), TTY: flag("tty"), Container: container}
+	case "PodPortForwardOptions":
+		return &corev1.PodPortForwardOptions{Ports: portNumbers(q.query["ports"])}
+	case "ServiceProxyOptions":
+		return &corev1.ServiceProxyOptions{Path: q.rest}
+	case "NodeProxyOptions":
+		return &corev1.NodeProxyOptions{Path: q.rest}
+	}
+	return &corev1.PodProxyOptions{Path: q.rest}
+}
+
+// portNumbers leaves out what is no number: the agent refuses it.
+func portNumbers(texts []string) (ports []int32) {
+	for _, text := range strings.Split(strings.Join(texts, ","), ",") {
+		if n, err := strconv.ParseInt(text, 10, 32); err == nil {
+			ports = append(ports, int32(n))
+		}
+	}
+	return ports
 }
 
 // pod gets the pod of the request; the object is shared.
