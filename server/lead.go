@@ -82,6 +82,7 @@ func (a *assembly) controllers() []*loop.Controller {
 		volumes.ClaimProtection(r),
 		volumes.VolumeProtection(r),
 		nodes.PodNetwork(r, a.cfg.ClusterCIDR),
+		nodes.PodNetworkCheck(r, prefixOf(a.cfg.ClusterCIDR), nodeEvents, time.Now),
 		nodes.Lifecycle(r, pods, nodeEvents, time.Now),
 		nodes.Eviction(r, pods, a.events.recorder("taint-eviction-controller"), time.Now),
 		nodes.Orphans(r, pods, time.Now),

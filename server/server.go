@@ -156,7 +156,7 @@ func (s *Server) listen(ctx context.Context) (net.Listener, error) {
 
 // assemble makes all parts; nothing runs yet, but keys are read or made.
 func assemble(cfg Config) (*assembly, error) {
-	a := &assembly{cfg: cfg, hub: link.NewHub(), podnet: podnet.NewFeed(), gate: newGate()}
+	a := &assembly{cfg: cfg, hub: link.NewHub(), podnet: podnet.NewFeed(prefixOf(cfg.ClusterCIDR)), gate: newGate()}
 	serviceIP := join.FirstServiceIP(cfg.ServiceCIDR)
 	hosts := append([]string{cfg.NodeName, cfg.NodeIP.String(), cfg.AdvertiseAddress.String()}, cfg.TLSSANs...)
 	var err error
