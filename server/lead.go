@@ -47,10 +47,7 @@ func (a *assembly) lead(ctx context.Context) error {
 }
 
 func (a *assembly) schedule(ctx context.Context) error {
-	door, err := scheduler.NewRegistryDoor(a.registry, a.events.recorder(scheduler.Name))
-	if err != nil {
-		return err
-	}
+	door := scheduler.NewRegistryDoor(a.registry, a.events.recorder(scheduler.Name))
 	return scheduler.New(scheduler.Config{Door: door, Logger: a.cfg.Logger}).Run(ctx)
 }
 
@@ -85,6 +82,7 @@ func (a *assembly) controllers() []*loop.Controller {
 		volumes.ClaimProtection(r),
 		volumes.VolumeProtection(r),
 		nodes.PodNetwork(r, a.cfg.ClusterCIDR),
+		nodes.PodNetworkCheck(r, prefixOf(a.cfg.ClusterCIDR), nodeEvents, time.Now),
 		nodes.Lifecycle(r, pods, nodeEvents, time.Now),
 		nodes.Eviction(r, pods, a.events.recorder("taint-eviction-controller"), time.Now),
 		nodes.Orphans(r, pods, time.Now),

@@ -14,9 +14,10 @@ import (
 	"strings"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
 	"orch/internal/joining"
 	"orch/internal/version"
-	"orch/server/auth"
 	"orch/server/join"
 	"orch/store"
 )
@@ -147,10 +148,6 @@ func ignoreEnd(ctx context.Context, err error) error {
 const pathMembers = "/v1-orch/members"
 
 func (a *assembly) serveMembers(w http.ResponseWriter, r *http.Request) {
-	if status, reason := a.mayAsk(r); status != 0 {
-		http.Error(w, reason, status)
-		return
-	}
 	name, action, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, pathMembers), "/"), "/")
 	var members []store.Member
 	var err error
@@ -180,10 +177,6 @@ func (a *assembly) serveMembers(w http.ResponseWriter, r *http.Request) {
 
 // servePodnet tells a node where the pods of all others are.
 func (a *assembly) servePodnet(w http.ResponseWriter, r *http.Request) {
-	if status, reason := a.mayAsk(r); status != 0 {
-		http.Error(w, reason, status)
-		return
-	}
 	level, peer := a.levels.Nodes, peerOf(r)
 	if !level.Hold(peer, podnetBytes) {
 		w.Header().Set("Retry-After", "1")
@@ -206,18 +199,21 @@ func peerOf(r *http.Request) string {
 	return host
 }
 
-// mayAsk lets those through to a path of orch's own who may do everything, or who
-// are given the path by RBAC or as nodes; status 0: it is allowed.
-func (a *assembly) mayAsk(r *http.Request) (status int, reason string) {
-	user, err := a.guard.Authenticator.Authenticate(r)
-	if err != nil || user == nil {
-		return http.StatusUnauthorized, "credentials are needed"
+// guarded lets those through to a path of orch's own who may do everything, or
+// who are given the path by RBAC or as nodes. It is the API's own door, so that
+// impersonation counts here, too.
+func (a *assembly) guarded(serve http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		vouched, done, err := a.api.Vouch(r)
+		if err != nil {
+			status := http.StatusInternalServerError
+			if known := apierrors.APIStatus(nil); errors.As(err, &known) {
+				status = int(known.Status().Code)
+			}
+			http.Error(w, err.Error(), status)
+			return
+		}
+		defer done()
+		serve(w, vouched)
 	}
-	allowed, reason, err := a.guard.Authorizer.Authorize(r.Context(), &auth.Attributes{
-		User: user, Verb: strings.ToLower(r.Method), Path: r.URL.Path,
-	})
-	if err != nil || !allowed {
-		return http.StatusForbidden, fmt.Sprintf("user %q may not %s %s: %s", user.Name, r.Method, r.URL.Path, reason)
-	}
-	return 0, ""
 }

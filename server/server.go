@@ -199,7 +199,9 @@ func (s *Server) listen(ctx context.Context) (net.Listener, error) {
 
 // assemble makes all parts; nothing runs yet, but keys are read or made.
 func assemble(cfg Config) (*assembly, error) {
-	a := &assembly{cfg: cfg, hub: link.NewHub(), podnet: podnet.NewFeed(), gate: newGate(), levels: fairness.NewLevels()}
+	a := &assembly{
+		cfg: cfg, hub: link.NewHub(), podnet: podnet.NewFeed(prefixOf(cfg.ClusterCIDR)), gate: newGate(), levels: fairness.NewLevels(),
+	}
 	serviceIP := join.FirstServiceIP(cfg.ServiceCIDR)
 	hosts := append([]string{cfg.NodeName, cfg.NodeIP.String(), cfg.AdvertiseAddress.String()}, cfg.TLSSANs...)
 	var err error
@@ -214,7 +216,9 @@ func assemble(cfg Config) (*assembly, error) {
 		return nil, err
 	}
 	a.hub.Revoked = a.guard.Revoked
-	chain, err := admission.Chain(admission.Config{Authorizer: a.guard.Authorizer, Escalation: a.guard.Escalation(), Now: time.Now})
+	chain, err := admission.Chain(admission.Config{
+		Authorizer: a.guard.Authorizer, Escalation: a.guard.Escalation(), Claims: a.claims(), Now: time.Now,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("admission plugins: %w", err)
 	}
@@ -240,7 +244,7 @@ func (a *assembly) assembleAPI(serviceIP net.IP) error {
 		Dir: filepath.Join(a.cfg.DataDir, "server"), Keys: a.keys, Registry: a.registry, Now: time.Now, Logger: a.cfg.Logger,
 		Sync: func(ctx context.Context) error { _, err := a.store.Sync(ctx); return err },
 	}
-	a.agents = &join.Agents{Keys: a.keys, Tokens: a.tokens, Registry: a.registry, Short: a.guard.Tokens, Now: time.Now, Settings: joining.Settings{
+	a.agents = &join.Agents{Keys: a.keys, Tokens: a.tokens, Registry: a.registry, Short: a.guard.Tokens, Claims: a.claims(), Now: time.Now, Settings: joining.Settings{
 		ClusterCIDR: a.cfg.ClusterCIDR.String(), ServiceCIDR: a.cfg.ServiceCIDR.String(),
 		ClusterDNS: a.cfg.ClusterDNS.String(), ClusterDomain: a.cfg.ClusterDomain,
 		Servers: []string{fmt.Sprintf("https://%s", a.address())},
@@ -298,6 +302,7 @@ func (a *assembly) serve(ctx context.Context, listener net.Listener, local chan<
 	// Authorization follows the roles before bootstrap writes them, so that it
 	// knows them when the first request comes.
 	group.Go(func() error { return a.guard.Run(ctx) })
+	group.Go(func() error { return a.guard.FollowCredentials(ctx, a.recheck) })
 	group.Go(func() error { return registry.Of[*corev1.Node](a.registry).Watch(ctx, a.podnet.OnNode, a.podnet.Known) })
 	group.Go(func() error { return a.events.run(ctx) })
 	group.Go(func() error { return a.store.Lead(ctx, a.lead) })
@@ -349,13 +354,13 @@ func (a *assembly) handler() http.Handler {
 		case r.URL.Path == joining.PathServer: // the tokens in force are in the store
 			servers.ServeHTTP(w, r)
 		case r.URL.Path == pathTokens:
-			a.serveTokens(w, r)
+			a.guarded(a.serveTokens)(w, r)
 		case strings.HasPrefix(r.URL.Path, pathMembers):
-			a.serveMembers(w, r)
+			a.guarded(a.serveMembers)(w, r)
 		case r.URL.Path == pathSnapshots:
-			a.serveSnapshots(w, r)
+			a.guarded(a.serveSnapshots)(w, r)
 		case r.URL.Path == podnet.Path:
-			a.servePodnet(w, r)
+			a.guarded(a.servePodnet)(w, r)
 		default:
 			a.api.ServeHTTP(w, r)
 		}

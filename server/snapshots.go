@@ -33,10 +33,6 @@ type SnapshotAnswer struct {
 }
 
 func (a *assembly) serveSnapshots(w http.ResponseWriter, r *http.Request) {
-	if status, reason := a.mayAsk(r); status != 0 {
-		http.Error(w, reason, status)
-		return
-	}
 	if r.Method != http.MethodPost {
 		http.Error(w, "only POST is allowed", http.StatusMethodNotAllowed)
 		return

@@ -22,6 +22,9 @@ import (
 	"orch/internal/version"
 )
 
+// nodeUserPrefix begins the names of nodes in their certificates.
+const nodeUserPrefix = "system:node:"
+
 // Config says who joins what.
 type Config struct {
 	Server    string // URL
@@ -46,7 +49,7 @@ type Credentials struct {
 	cfg    Config
 	server *url.URL
 	key    *ecdsa.PrivateKey
-	pool   *x509.CertPool
+	ca     *x509.Certificate
 }
 
 // Join gives the node's credentials: those of an earlier start when they are
@@ -106,7 +109,7 @@ func (c *Credentials) usable(answer *Answer, token Token, now time.Time) bool {
 	for _, text := range []string{answer.ClientCertificate, answer.ServingCertificate} {
 		cert, err := pki.ParseCertificate([]byte(text))
 		if err != nil || !c.key.PublicKey.Equal(cert.PublicKey) || cert.CheckSignatureFrom(ca) != nil ||
-			!now.Before(cert.NotAfter) || cert.Subject.CommonName != "system:node:"+c.cfg.NodeName {
+			!now.Before(cert.NotAfter) || cert.Subject.CommonName != nodeUserPrefix+c.cfg.NodeName {
 			return false
 		}
 	}
@@ -114,7 +117,7 @@ func (c *Credentials) usable(answer *Answer, token Token, now time.Time) bool {
 }
 
 func (c *Credentials) request() (Request, error) {
-	csr, err := pki.NewRequest(c.key, "system:node:"+c.cfg.NodeName, []string{"system:nodes"})
+	csr, err := pki.NewRequest(c.key, nodeUserPrefix+c.cfg.NodeName, []string{"system:nodes"})
 	if err != nil {
 		return Request{}, err
 	}
@@ -129,17 +132,15 @@ func (c *Credentials) join(ctx context.Context, token Token) (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(ca)
 	request, err := c.request()
 	if err != nil {
 		return nil, err
 	}
-	answer, err := post(ctx, c.server, &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}, token, request)
+	answer, err := post(ctx, c.server, &http.Transport{TLSClientConfig: trust(ca)}, token, request)
 	if err != nil {
 		return nil, err
 	}
-	answer.CA = string(ca) // the one that was checked
+	answer.CA = string(pki.EncodeCertificate(ca)) // the one that was checked
 	return answer, c.save(answer)
 }
 
@@ -155,9 +156,11 @@ func (c *Credentials) save(answer *Answer) error {
 }
 
 func (c *Credentials) accept(answer *Answer) error {
-	c.CA, c.Settings = []byte(answer.CA), answer.Settings
-	c.pool = x509.NewCertPool()
-	c.pool.AppendCertsFromPEM(c.CA)
+	ca, err := pki.ParseCertificate([]byte(answer.CA))
+	if err != nil {
+		return fmt.Errorf("CA certificate: %w", err)
+	}
+	c.CA, c.Settings, c.ca = pki.EncodeCertificate(ca), answer.Settings, ca
 	client, err := c.certificate(answer.ClientCertificate)
 	if err != nil {
 		return err
@@ -216,12 +219,9 @@ const serverName = "kubernetes"
 
 // TLSConfig is for connections to the servers.
 func (c *Credentials) TLSConfig() *tls.Config {
-	return &tls.Config{
-		MinVersion:           tls.VersionTLS12,
-		ServerName:           serverName,
-		RootCAs:              c.pool,
-		GetClientCertificate: c.Client.GetClientCertificate,
-	}
+	config := trust(c.ca)
+	config.ServerName, config.GetClientCertificate = serverName, c.Client.GetClientCertificate
+	return config
 }
 
 // Run renews the certificates when they are due, until ctx ends.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -53,8 +54,9 @@ type Settings struct {
 }
 
 // fetchCA gets the CA certificate from a server that nobody vouches for yet
-// and checks it against the token, before any secret is sent.
-func fetchCA(ctx context.Context, server *url.URL, t Token) ([]byte, error) {
+// and checks it against the token, before any secret is sent. What is trusted
+// from then on is the certificate that was checked, never the text.
+func fetchCA(ctx context.Context, server *url.URL, t Token) (*x509.Certificate, error) {
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{
 		InsecureSkipVerify: true, // nothing secret goes this way; the token's hash decides below
 	}}}
@@ -81,22 +83,35 @@ func fetchCA(ctx context.Context, server *url.URL, t Token) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read CA certificate of %s: %w", server, err)
 	}
-	return data, checkCA(server, data, t)
+	return checkCA(server, data, t)
 }
 
-func checkCA(server *url.URL, data []byte, t Token) error {
+func checkCA(server *url.URL, data []byte, t Token) (*x509.Certificate, error) {
 	cert, err := pki.ParseCertificate(data)
 	if err != nil {
-		return fmt.Errorf("CA certificate of %s: %w", server, err)
+		return nil, fmt.Errorf("CA certificate of %s: %w", server, err)
 	}
 	if t.CAHash == "" {
 		if isLoopback(server.Hostname()) {
-			return nil
+			return cert, nil
 		}
-		return fmt.Errorf("the token is a bare secret, which cannot prove that %s is the right server: use the whole token, K10…, from <data-dir>/server/agent-token there", server)
+		return nil, fmt.Errorf("the token is a bare secret, which cannot prove that %s is the right server: use the whole token, K10…, from <data-dir>/server/agent-token there", server)
 	}
 	if got := pki.HashOf(cert); got != t.CAHash {
-		return fmt.Errorf("%s is not the server that the token is for: its CA has the hash %s, the token says %s", server, got, t.CAHash)
+		return nil, fmt.Errorf("%s is not the server that the token is for: its CA has the hash %s, the token says %s", server, got, t.CAHash)
+	}
+	return cert, nil
+}
+
+// trust is for connections to servers of the cluster of ca. Nodes have
+// certificates of the same authority, and none of them may stand for a server.
+func trust(ca *x509.Certificate) *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pki.PoolOf(ca), VerifyConnection: isServer}
+}
+
+func isServer(state tls.ConnectionState) error {
+	if name := state.PeerCertificates[0].Subject.CommonName; strings.HasPrefix(name, nodeUserPrefix) {
+		return fmt.Errorf("the certificate shown is of %s, which is a node and no server", name)
 	}
 	return nil
 }

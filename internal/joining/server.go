@@ -2,12 +2,12 @@ package joining
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+
+	"orch/internal/pki"
 )
 
 // ServerRequest is the body of a POST to PathServer, authenticated by the token
@@ -16,6 +16,9 @@ type ServerRequest struct {
 	Name    string `json:"name"`
 	Version string `json:"version"` // of the Kubernetes API that it serves
 }
+
+// FileCA is the CA's certificate among the files of a ServerAnswer.
+const FileCA = "tls/ca.crt"
 
 // ServerAnswer is all that servers share besides the store.
 type ServerAnswer struct {
@@ -45,9 +48,13 @@ func JoinServer(ctx context.Context, address, text string, request ServerRequest
 	if err != nil {
 		return nil, err
 	}
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(ca)
 	answer := &ServerAnswer{}
-	transport := &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}}
-	return answer, exchange(ctx, server.JoinPath(PathServer), transport, token, request, answer)
+	transport := &http.Transport{TLSClientConfig: trust(ca)}
+	if err := exchange(ctx, server.JoinPath(PathServer), transport, token, request, answer); err != nil {
+		return nil, err
+	}
+	if given, err := pki.ParseCertificate(answer.Files[FileCA]); err != nil || !given.Equal(ca) {
+		return nil, fmt.Errorf("%s gives the keys of another cluster than the one whose CA it shows", server)
+	}
+	return answer, nil
 }

@@ -40,7 +40,7 @@ func ParseToken(text string) (Token, error) {
 		return Token{}, ErrToken
 	}
 	user, secret, ok := strings.Cut(tail, ":")
-	if !ok || user == "" || secret == "" {
+	if !ok || user == "" || secret == "" || strings.ContainsAny(tail, " \t\r\n") {
 		return Token{}, ErrToken
 	}
 	return Token{CAHash: strings.ToLower(hash), User: user, Secret: secret}, nil

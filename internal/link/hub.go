@@ -49,7 +49,8 @@ type Hub struct {
 
 	mu       sync.Mutex // guards everything below
 	sessions map[string]*yamux.Session
-	arrived  map[string]chan struct{} // closed when the node connects; made by those who wait
+	shown    map[*yamux.Session]*x509.Certificate // by which a session was let in
+	arrived  map[string]chan struct{}             // closed when the node connects; made by those who wait
 	proxies  map[string]*http.Transport
 	closed   bool
 }
@@ -58,6 +59,7 @@ type Hub struct {
 func NewHub() *Hub {
 	return &Hub{
 		sessions: make(map[string]*yamux.Session),
+		shown:    make(map[*yamux.Session]*x509.Certificate),
 		arrived:  make(map[string]chan struct{}),
 		proxies:  make(map[string]*http.Transport),
 	}
@@ -73,7 +75,18 @@ func (h *Hub) ServeTLS(_ *http.Server, conn *tls.Conn, _ http.Handler) {
 		conn.Close()
 		return
 	}
-	h.ServeConn(node, conn)
+	h.serve(node, conn, state.PeerCertificates[0])
+}
+
+// Recheck ends the link of a node whose certificate was revoked meanwhile.
+func (h *Hub) Recheck(node string) {
+	h.mu.Lock()
+	session := h.sessions[node]
+	cert := h.shown[session]
+	h.mu.Unlock()
+	if cert != nil && h.Revoked != nil && h.Revoked(cert) {
+		session.Close()
+	}
 }
 
 // nodeOf is the node that a verified client certificate stands for.
@@ -90,16 +103,19 @@ func nodeOf(chains [][]*x509.Certificate) (string, error) {
 }
 
 // ServeConn serves the connection of an authenticated node until it ends.
-func (h *Hub) ServeConn(node string, conn net.Conn) {
+func (h *Hub) ServeConn(node string, conn net.Conn) { h.serve(node, conn, nil) }
+
+func (h *Hub) serve(node string, conn net.Conn, shown *x509.Certificate) {
 	session, err := yamux.Client(newMetered(conn), config())
 	if err != nil {
 		conn.Close()
 		return
 	}
-	if !h.attach(node, session) {
+	if !h.attach(node, session, shown) {
 		session.Close()
 		return
 	}
+	h.Recheck(node) // it may have been revoked since it was looked at
 	// Servers open streams, nodes never do: one that tries has no business here.
 	_, _ = session.AcceptStream() // or the session ended
 	session.Close()
@@ -108,7 +124,7 @@ func (h *Hub) ServeConn(node string, conn net.Conn) {
 
 // attach makes session the node's; an older one belongs to a connection that
 // the agent has given up.
-func (h *Hub) attach(node string, session *yamux.Session) bool {
+func (h *Hub) attach(node string, session *yamux.Session, shown *x509.Certificate) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
@@ -118,6 +134,9 @@ func (h *Hub) attach(node string, session *yamux.Session) bool {
 		old.Close()
 	}
 	h.sessions[node] = session
+	if shown != nil {
+		h.shown[session] = shown
+	}
 	if waiting := h.arrived[node]; waiting != nil {
 		close(waiting)
 		delete(h.arrived, node)
@@ -128,6 +147,7 @@ func (h *Hub) attach(node string, session *yamux.Session) bool {
 func (h *Hub) detach(node string, session *yamux.Session) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	delete(h.shown, session)
 	if h.sessions[node] != session {
 		return
 	}

@@ -114,11 +114,7 @@ func (a *Authority) PEM() []byte { return bytes.Clone(a.pem) }
 func (a *Authority) Hash() string { return HashOf(a.cert) }
 
 // Pool is the certificate pool with this CA alone.
-func (a *Authority) Pool() *x509.CertPool {
-	pool := x509.NewCertPool()
-	pool.AddCert(a.cert)
-	return pool
-}
+func (a *Authority) Pool() *x509.CertPool { return PoolOf(a.cert) }
 
 // HashOf is the hex SHA-256 of a certificate's DER form.
 func HashOf(cert *x509.Certificate) string {
@@ -227,36 +223,6 @@ func (p *Pair) Certificate() (*tls.Certificate, error) {
 	return &cert, nil
 }
 
-// ParseCertificate reads the first certificate of a PEM text.
-func ParseCertificate(data []byte) (*x509.Certificate, error) {
-	for {
-		var block *pem.Block
-		if block, data = pem.Decode(data); block == nil {
-			return nil, errors.New("no PEM certificate in it")
-		}
-		if block.Type == "CERTIFICATE" {
-			return x509.ParseCertificate(block.Bytes)
-		}
-	}
-}
-
-// ParseRequest reads a PEM certificate request and checks that its sender
-// holds the key.
-func ParseRequest(data []byte) (*x509.CertificateRequest, error) {
-	block, _ := pem.Decode(data)
-	if block == nil || block.Type != "CERTIFICATE REQUEST" {
-		return nil, errors.New("no PEM certificate request in it")
-	}
-	csr, err := x509.ParseCertificateRequest(block.Bytes)
-	if err != nil {
-		return nil, err
-	}
-	if err := csr.CheckSignature(); err != nil {
-		return nil, fmt.Errorf("certificate request's signature: %w", err)
-	}
-	return csr, nil
-}
-
 // NewRequest makes a PEM certificate request for key.
 func NewRequest(key crypto.Signer, commonName string, organizations []string) ([]byte, error) {
 	template := &x509.CertificateRequest{Subject: pkix.Name{CommonName: commonName, Organization: organizations}}
@@ -264,7 +230,7 @@ func NewRequest(key crypto.Signer, commonName string, organizations []string) ([
 	if err != nil {
 		return nil, fmt.Errorf("make certificate request: %w", err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), nil
+	return pem.EncodeToMemory(&pem.Block{Type: blockRequest, Bytes: der}), nil
 }
 
 func newSerial() (*big.Int, error) {
@@ -274,8 +240,4 @@ func newSerial() (*big.Int, error) {
 		return nil, fmt.Errorf("make serial number: %w", err)
 	}
 	return serial, nil
-}
-
-func encodeCertificate(der []byte) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }

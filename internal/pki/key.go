@@ -47,11 +47,11 @@ func loadKey(file string) (*ecdsa.PrivateKey, error) {
 }
 
 func parseKey(data []byte) (*ecdsa.PrivateKey, error) {
-	block, _ := pem.Decode(data)
-	if block == nil || block.Type != "EC PRIVATE KEY" {
-		return nil, errors.New("no PEM EC private key in it")
+	der, err := onlyBlock(data, blockKey)
+	if err != nil {
+		return nil, err
 	}
-	return x509.ParseECPrivateKey(block.Bytes)
+	return x509.ParseECPrivateKey(der)
 }
 
 func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
@@ -59,7 +59,7 @@ func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode key: %w", err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), nil
+	return pem.EncodeToMemory(&pem.Block{Type: blockKey, Bytes: der}), nil
 }
 
 // WriteFile puts data at path so that a crash leaves the old file or the new

@@ -77,6 +77,9 @@ func parseKeyring(data []byte) (*Keyring, error) {
 		if err != nil {
 			return nil, fmt.Errorf("key %d: %w", id, err)
 		}
+		if _, twice := k.keys[uint32(id)]; twice {
+			return nil, fmt.Errorf("key %d is there twice", id)
+		}
 		if len(k.keys) == 0 {
 			k.first = uint32(id)
 		}

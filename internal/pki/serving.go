@@ -34,9 +34,8 @@ func NodeServingProfile(node string, addresses []net.IP) Profile {
 		CommonName:    "system:node:" + node,
 		Organizations: []string{"system:nodes"},
 		Server:        true,
-		DNSNames:      []string{node, "localhost"},
-		IPs:           []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
+	p.addHost(node)
 	for _, ip := range addresses {
 		p.addHost(ip.String())
 	}

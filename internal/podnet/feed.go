@@ -4,27 +4,36 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"orch/internal/fanout"
 )
 
 // Feed is the server's side: it takes the events of Nodes and tells those who
 // listen what changes for the pod network, which is little. A change is encoded
-// once, however many listen.
+// once, however many listen. What a Node says that cannot be is left out: a
+// share outside of the cluster network, or one that another node has had for
+// longer, until that one goes.
 type Feed struct {
+	cluster netip.Prefix
+
 	known  chan struct{} // closed once all nodes are known
 	closed chan struct{}
 
-	mu    sync.Mutex // guards what follows
-	peers map[string]Peer
-	last  *change // the latest; its successor is not there yet
-	whole []byte  // a line with all peers, as they were at from; nil: to be made
-	from  *change // nil with whole, for it keeps all that follow
-	since int     // changes after from
+	mu    sync.Mutex              // guards what follows
+	nodes map[string]*corev1.Node // with a share
+	share *Shares
+	peers map[string]Peer // what listeners are told
+	last  *change         // the latest; its successor is not there yet
+	whole []byte          // a line with all peers, as they were at from; nil: to be made
+	from  *change         // nil with whole, for it keeps all that follow
+	since int             // changes after from
 }
 
 // change is a link of a chain that each listener walks along at its own pace.
@@ -35,30 +44,69 @@ type change struct {
 	followed chan struct{} // closed once next is set
 }
 
-// NewFeed makes a feed that knows no nodes.
-func NewFeed() *Feed {
+// NewFeed makes a feed of a cluster network that knows no nodes.
+func NewFeed(cluster netip.Prefix) *Feed {
 	return &Feed{
-		known: make(chan struct{}), closed: make(chan struct{}), peers: make(map[string]Peer),
+		cluster: cluster, known: make(chan struct{}), closed: make(chan struct{}),
+		nodes: make(map[string]*corev1.Node), share: NewShares(cluster), peers: make(map[string]Peer),
 		last: &change{followed: make(chan struct{})},
 	}
 }
 
 // OnNode takes notice of a change of a Node.
-func (f *Feed) OnNode(_, n *corev1.Node, deleted bool) {
-	p, ok := PeerOf(n)
-	ok = ok && !deleted
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if old, known := f.peers[n.Name]; known == ok && (!ok || old == p) {
+func (f *Feed) OnNode(old, n *corev1.Node, deleted bool) {
+	if old != nil && !deleted && sameInNetwork(old, n) {
 		return // most changes of nodes are none here
 	}
-	update := Update{Gone: []string{n.Name}}
-	if ok {
-		f.peers[n.Name] = p
-		update = Update{Peers: map[string]Peer{n.Name: p}}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var touched []string
+	if deleted {
+		touched = f.share.Remove(n.Name)
+		delete(f.nodes, n.Name)
 	} else {
-		delete(f.peers, n.Name)
+		touched = f.share.Set(n)
+		f.nodes[n.Name] = inNetwork(n)
 	}
+	update := Update{Peers: make(map[string]Peer)}
+	for _, name := range append(touched, n.Name) {
+		f.tell(name, &update)
+	}
+	if len(update.Peers) > 0 || len(update.Gone) > 0 {
+		f.append(update)
+	}
+}
+
+func sameInNetwork(a, b *corev1.Node) bool {
+	return a.Spec.PodCIDR == b.Spec.PodCIDR && a.UID == b.UID && slices.Equal(a.Status.Addresses, b.Status.Addresses)
+}
+
+// inNetwork is all that counts here of a Node, which is a small part of it.
+func inNetwork(n *corev1.Node) *corev1.Node {
+	meta := metav1.ObjectMeta{Name: n.Name, CreationTimestamp: n.CreationTimestamp}
+	return &corev1.Node{ObjectMeta: meta, Spec: corev1.NodeSpec{PodCIDR: n.Spec.PodCIDR}, Status: corev1.NodeStatus{Addresses: n.Status.Addresses}}
+}
+
+// tell notes in update how listeners must see the node from now on, if that is
+// new. Call with mu held.
+func (f *Feed) tell(name string, update *Update) {
+	var p Peer
+	n, ok := f.nodes[name]
+	if ok = ok && f.share.Check(n) == nil; ok {
+		p, ok = PeerOf(n, f.cluster)
+	}
+	old, known := f.peers[name]
+	switch {
+	case ok && (!known || old != p):
+		f.peers[name], update.Peers[name] = p, p
+	case !ok && known:
+		delete(f.peers, name)
+		update.Gone = append(update.Gone, name)
+	}
+}
+
+// append adds a change to the chain. Call with mu held.
+func (f *Feed) append(update Update) {
 	if f.since++; f.since > len(f.peers)/8 {
 		f.whole, f.from = nil, nil // too much to be brought up to date with
 	}

@@ -29,15 +29,17 @@ type Update struct {
 	Gone  []string        `json:"gone,omitempty"`  // nodes
 }
 
-// PeerOf reads a node; ok is false while it has no address or no range.
-func PeerOf(n *corev1.Node) (p Peer, ok bool) {
-	prefix, err := netip.ParsePrefix(n.Spec.PodCIDR)
-	if err != nil || !prefix.Addr().Is4() {
+// PeerOf reads a node; ok is false while it has no address that others can send
+// to, or no share of the cluster network.
+func PeerOf(n *corev1.Node, cluster netip.Prefix) (p Peer, ok bool) {
+	share, err := Share(n, cluster)
+	if err != nil {
 		return Peer{}, false
 	}
 	for _, a := range n.Status.Addresses {
-		if addr, err := netip.ParseAddr(a.Address); a.Type == corev1.NodeInternalIP && err == nil && addr.Is4() {
-			return Peer{Addr: addr, Range: prefix.Masked()}, true
+		addr, err := netip.ParseAddr(a.Address)
+		if a.Type == corev1.NodeInternalIP && err == nil && addr.Is4() && addr.IsGlobalUnicast() && !cluster.Contains(addr) {
+			return Peer{Addr: addr, Range: share}, true
 		}
 	}
 	return Peer{}, false

@@ -1,13 +1,16 @@
 package podnet
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +19,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
+
+var cluster = netip.MustParsePrefix("10.42.0.0/16")
 
 func testNode(name, podCIDR string, addresses ...string) *corev1.Node {
 	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{PodCIDR: podCIDR}}
@@ -36,9 +41,16 @@ func TestPeerOf(t *testing.T) {
 		{"the first IPv4 address counts", testNode("b", "10.42.1.0/24", "fd00::1", "192.0.2.2", "192.0.2.3"), Peer{netip.MustParseAddr("192.0.2.2"), netip.MustParsePrefix("10.42.1.0/24")}, true},
 		{"no range yet", testNode("b", "", "192.0.2.2"), Peer{}, false},
 		{"no address yet", testNode("b", "10.42.1.0/24"), Peer{}, false},
+		{"of another network", testNode("b", "10.43.0.0/24", "192.0.2.2"), Peer{}, false},
+		{"all of the network", testNode("b", "10.42.0.0/16", "192.0.2.2"), Peer{}, false},
+		{"everything", testNode("b", "0.0.0.0/0", "192.0.2.2"), Peer{}, false},
+		{"loopback", testNode("b", "10.42.1.0/24", "127.0.0.1"), Peer{}, false},
+		{"everybody", testNode("b", "10.42.1.0/24", "255.255.255.255"), Peer{}, false},
+		{"many", testNode("b", "10.42.1.0/24", "224.0.0.1"), Peer{}, false},
+		{"in the pod network itself", testNode("b", "10.42.1.0/24", "10.42.7.7"), Peer{}, false},
 		{"IPv6 range", testNode("b", "fd00::/64", "192.0.2.2"), Peer{}, false},
 	} {
-		if got, ok := PeerOf(tt.node); got != tt.want || ok != tt.ok {
+		if got, ok := PeerOf(tt.node, cluster); got != tt.want || ok != tt.ok {
 			t.Errorf("%s: got %v, %v", tt.name, got, ok)
 		}
 	}
@@ -110,7 +122,7 @@ func (l *listener) await(t *testing.T, have map[string]Peer, want ...string) (up
 // Each listener hears of all nodes first and then of what changes for the pod
 // network; reports of nodes are none of its business.
 func TestFeed(t *testing.T) {
-	feed := NewFeed()
+	feed := NewFeed(cluster)
 	server := httptest.NewServer(feed)
 	t.Cleanup(server.Close)
 	early := listen(t, server.URL) // before the nodes are known
@@ -153,7 +165,7 @@ func TestFeed(t *testing.T) {
 // Who joins while many others do hears of them all, whether the line with all
 // peers was made before or after.
 func TestFeedWhileManyJoin(t *testing.T) {
-	feed := NewFeed()
+	feed := NewFeed(cluster)
 	server := httptest.NewServer(feed)
 	t.Cleanup(server.Close)
 	t.Cleanup(feed.Close)
@@ -189,4 +201,63 @@ func TestFollowRefuses(t *testing.T) {
 			t.Errorf("%q is followed", text)
 		}
 	}
+}
+
+// Of nodes that name overlapping shares the first one is followed, and the
+// others as soon as it is gone.
+func TestFeedKeepsSharesApart(t *testing.T) {
+	feed := NewFeed(cluster)
+	node := func(name, share string, age int) *corev1.Node {
+		n := testNode(name, share, "192.0.2.1")
+		n.CreationTimestamp = metav1.Unix(int64(age), 0)
+		return n
+	}
+	first, thief, part, other := node("first", "10.42.1.0/24", 1), node("a-thief", "10.42.1.0/25", 2), node("part", "10.42.1.192/26", 3), node("other", "10.42.2.0/24", 4)
+	known := func(want ...string) {
+		t.Helper()
+		if got := slices.Sorted(maps.Keys(feed.peers)); !slices.Equal(got, want) {
+			t.Errorf("told of %v, want %v", got, want)
+		}
+	}
+	for _, n := range []*corev1.Node{thief, other, first, part} { // in whatever order they are heard of
+		feed.OnNode(nil, n, false)
+	}
+	known("first", "other")
+	feed.OnNode(first, first, true)
+	known("a-thief", "other", "part")
+	feed.OnNode(nil, first, false)
+	known("first", "other")
+	if err := feed.share.Check(part); err == nil || !strings.Contains(err.Error(), "overlaps with 10.42.1.0/24, which node first has had for longer") {
+		t.Errorf("got %v", err)
+	}
+	free := node("a-thief", "10.42.3.0/24", 2)
+	feed.OnNode(thief, free, false)
+	known("a-thief", "first", "other")
+}
+
+// FuzzFollow: a stream of whatever bytes ends, and tells of nothing but what is
+// in it.
+func FuzzFollow(f *testing.F) {
+	for _, text := range []string{
+		`{"whole":true}`, `{"whole":true,"peers":{"a":{"addr":"192.0.2.1","range":"10.42.0.0/24"}}}` + "\n" + `{"gone":["a"]}`,
+		`{"whole":true,"peers":{"a":null}}`, `{"whole":true,"gone":null}{`, `{"peers":{}}`, "", "null", `{"whole":true,"peers":{"a":{"addr":"fe80::1%eth0","range":"::/0"}}}`,
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		took := 0
+		err := Follow(t.Context(), func(context.Context) (io.ReadCloser, error) {
+			return io.NopCloser(bytes.NewReader(data)), nil
+		}, func(u Update) {
+			if took++; took == 1 && !u.Whole {
+				t.Error("the first update is not whole")
+			}
+			if _, err := json.Marshal(u); err != nil {
+				t.Error(err)
+			}
+		})
+		if err == nil {
+			t.Error("the stream went on after its end")
+		}
+	})
 }

@@ -159,7 +159,7 @@ func TestOverlay(t *testing.T) {
 		return
 	}
 	listener := otherNode(t)
-	feed := podnet.NewFeed()
+	feed := podnet.NewFeed(netip.MustParsePrefix("10.42.0.0/16"))
 	feed.OnNode(nil, testNode("here", hereRange.String(), here.String()), false)
 	feed.Known()
 	_, stop := running(t, feed)

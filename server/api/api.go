@@ -66,6 +66,7 @@ type Server struct {
 	openapi   *openapi
 	metrics   *metrics
 	streams   streams
+	lasting   lasting
 }
 
 // New makes the handler of the whole API.

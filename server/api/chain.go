@@ -56,6 +56,10 @@ func (s *Server) recoverPanic(w http.ResponseWriter, r *http.Request) {
 // identify finds the user, follows impersonation and asks the authorizer.
 func (s *Server) identify(w http.ResponseWriter, r *http.Request, q *request) {
 	q.user = anonymous
+	var proof *http.Request
+	if q.longRunning() {
+		proof = proofOf(r)
+	}
 	if s.cfg.Authenticator != nil {
 		user, err := s.cfg.Authenticator.Authenticate(r)
 		if err != nil {
@@ -67,6 +71,11 @@ func (s *Server) identify(w http.ResponseWriter, r *http.Request, q *request) {
 		}
 	}
 	r.Header.Del("Authorization")
+	if proof != nil && q.user != anonymous {
+		ctx, done := s.lasting.add(r.Context(), q.user, proof)
+		defer done()
+		r = r.WithContext(ctx)
+	}
 	if err := s.impersonate(r, q); err != nil {
 		s.fail(w, r, err)
 		return

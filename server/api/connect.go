@@ -8,12 +8,14 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilproxy "k8s.io/apimachinery/pkg/util/proxy"
 
@@ -34,6 +36,9 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request, q *request) err
 	ctx, done := s.streams.add(r.Context())
 	defer done()
 	r = r.WithContext(ctx)
+	if err := s.admitConnect(ctx, q); err != nil {
+		return err
+	}
 	switch q.subresource {
 	case "log":
 		return s.podLog(w, r, q)
@@ -43,6 +48,48 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request, q *request) err
 		return s.proxy(w, r, q)
 	}
 	return methodNotAllowed()
+}
+
+// admitConnect asks admission about a stream with its options. Reading a log is
+// a get, not a connection.
+func (s *Server) admitConnect(ctx context.Context, q *request) error {
+	if q.subresource == "log" {
+		return nil
+	}
+	return s.cfg.Registry.Admit(ctx, &registry.Attempt{
+		Resource: q.res, Subresource: q.subresource, Operation: registry.OperationConnect,
+		Namespace: q.namespace, Name: q.name, Object: connectOptions(q),
+	})
+}
+
+// connectOptions are what a stream is asked for with.
+func connectOptions(q *request) runtime.Object {
+	flag := func(name string) bool { return boolParam(q.query, name) }
+	container := q.query.Get("container")
+	switch q.sub.Kind.Kind {
+	case "PodExecOptions":
+		return &corev1.PodExecOptions{Stdin: flag("stdin"), Stdout: flag("stdout"), Stderr: flag("stderr"), TTY: flag("tty"),
+			Container: container, Command: q.query["command"]}
+	case "PodAttachOptions":
+		return &corev1.PodAttachOptions{Stdin: flag("stdin"), Stdout: flag("stdout"), Stderr: flag("stderr"), TTY: flag("tty"), Container: container}
+	case "PodPortForwardOptions":
+		return &corev1.PodPortForwardOptions{Ports: portNumbers(q.query["ports"])}
+	case "ServiceProxyOptions":
+		return &corev1.ServiceProxyOptions{Path: q.rest}
+	case "NodeProxyOptions":
+		return &corev1.NodeProxyOptions{Path: q.rest}
+	}
+	return &corev1.PodProxyOptions{Path: q.rest}
+}
+
+// portNumbers leaves out what is no number: the agent refuses it.
+func portNumbers(texts []string) (ports []int32) {
+	for _, text := range strings.Split(strings.Join(texts, ","), ",") {
+		if n, err := strconv.ParseInt(text, 10, 32); err == nil {
+			ports = append(ports, int32(n))
+		}
+	}
+	return ports
 }
 
 // pod gets the pod of the request; the object is shared.

@@ -9,13 +9,17 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"path"
+	"slices"
 	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 
 	"orch/server/registry"
@@ -81,10 +85,16 @@ func (s *Server) podBackend(ctx context.Context, q *request, name string, to *ba
 		to.port = firstPort(pod)
 	}
 	to.host, to.node = pod.Status.PodIP, pod.Spec.NodeName
-	if ip := net.ParseIP(to.host); ip == nil || !ip.IsGlobalUnicast() {
+	if !proxyable(to.host) {
 		return apierrors.NewBadRequest("address not allowed")
 	}
 	return nil
+}
+
+// proxyable keeps proxies from what listens for its own machine or link alone.
+func proxyable(address string) bool {
+	ip := net.ParseIP(address)
+	return ip != nil && ip.IsGlobalUnicast()
 }
 
 func firstPort(pod *corev1.Pod) string {
@@ -110,11 +120,11 @@ func (s *Server) serviceBackend(ctx context.Context, q *request, name string, to
 		}
 		wanted = port.Name
 	}
-	slices, err := s.endpointSlices(ctx, q.namespace, name)
+	written, err := s.endpointSlices(ctx, q.namespace, name)
 	if err != nil {
 		return err
 	}
-	found := readyEndpoints(slices, wanted)
+	found := s.behindPods(ctx, q.namespace, readyEndpoints(written, wanted))
 	if len(found) == 0 {
 		if _, err := s.cfg.Registry.Get(ctx, q.res, q.namespace, name, &metav1.GetOptions{}); err != nil {
 			return err
@@ -148,10 +158,39 @@ func (s *Server) endpointSlices(ctx context.Context, ns, service string) ([]regi
 	return page.Items, nil
 }
 
+// endpoint is what an EndpointSlice says, which anybody may write.
+type endpoint struct {
+	pod corev1.ObjectReference
+	to  backend
+}
+
+// behindPods gives the endpoints whose address is that of the pod they name, in
+// the service's namespace, with the pod's node: a slice leads nowhere else.
+func (s *Server) behindPods(ctx context.Context, namespace string, endpoints []endpoint) (found []backend) {
+	for _, e := range endpoints {
+		if e.pod.Namespace != "" && e.pod.Namespace != namespace {
+			continue
+		}
+		obj, err := s.core(ctx, "pods", namespace, e.pod.Name)
+		if err != nil {
+			continue
+		}
+		pod := obj.(*corev1.Pod)
+		has := pod.Status.PodIP == e.to.host ||
+			slices.ContainsFunc(pod.Status.PodIPs, func(ip corev1.PodIP) bool { return ip.IP == e.to.host })
+		if !has || !proxyable(e.to.host) || pod.Spec.NodeName == "" {
+			continue
+		}
+		e.to.node = pod.Spec.NodeName
+		found = append(found, e.to)
+	}
+	return found
+}
+
 // readyEndpoints are the pods behind the port of that name.
-func readyEndpoints(slices []registry.Object, portName string) []backend {
-	var found []backend
-	for _, obj := range slices {
+func readyEndpoints(written []registry.Object, portName string) []endpoint {
+	var found []endpoint
+	for _, obj := range written {
 		slice := obj.(*discoveryv1.EndpointSlice)
 		for _, port := range slice.Ports {
 			if port.Port == nil || value(port.Name) != portName {
@@ -159,11 +198,11 @@ func readyEndpoints(slices []registry.Object, portName string) []backend {
 			}
 			for i := range slice.Endpoints {
 				e := &slice.Endpoints[i]
-				if e.Conditions.Ready != nil && !*e.Conditions.Ready || e.NodeName == nil || len(e.Addresses) == 0 ||
+				if e.Conditions.Ready != nil && !*e.Conditions.Ready || len(e.Addresses) == 0 ||
 					e.TargetRef == nil || e.TargetRef.Kind != "Pod" {
 					continue
 				}
-				found = append(found, backend{node: *e.NodeName, host: e.Addresses[0], port: strconv.Itoa(int(*port.Port))})
+				found = append(found, endpoint{*e.TargetRef, backend{host: e.Addresses[0], port: strconv.Itoa(int(*port.Port))}})
 			}
 		}
 	}
@@ -186,20 +225,49 @@ func (s *Server) nodeProxy(w http.ResponseWriter, r *http.Request, q *request, n
 	if err != nil {
 		return err
 	}
+	if err := s.mayUseAgent(r.Context(), q); err != nil {
+		return err
+	}
 	if to.port == "" || to.port == agentPort {
+		if agentAction(q.rest) == "dial" {
+			return apierrors.NewNotFound(schema.GroupResource{Resource: "nodes/proxy"}, q.rest) // the servers' own
+		}
 		location := &url.URL{Scheme: "http", Host: name, Path: q.rest}
 		asIs := func(conn net.Conn) net.Conn { return conn } // an upload may come before the answer, and take long
 		s.tunnel(w, r, location, s.agentTransport(name, asIs), true, false)
 		return nil
 	}
 	for _, address := range obj.(*corev1.Node).Status.Addresses {
-		if address.Type == corev1.NodeInternalIP {
+		if address.Type == corev1.NodeInternalIP && proxyable(address.Address) {
 			to.node, to.host = name, address.Address
 			s.forward(w, r, q, to)
 			return nil
 		}
 	}
 	return apierrors.NewServiceUnavailable(fmt.Sprintf("no preferred addresses found for node %q", name))
+}
+
+// mayUseAgent: the agent's API is one of GET and POST alike, and what runs
+// something in a pod, or takes the connection over, is no reading whatever the
+// method says. It takes the right to create.
+func (s *Server) mayUseAgent(ctx context.Context, q *request) error {
+	if q.verb == "create" {
+		return nil
+	}
+	switch agentAction(q.rest) {
+	case "exec", "run", "attach", "portForward", "dial":
+		a := q.attributes()
+		a.Verb = "create"
+		return s.authorize(ctx, a)
+	}
+	return nil
+}
+
+// agentAction is the first part of a path of the agent's API, as the agent
+// reads it.
+func agentAction(rest string) string {
+	action, _, _ := strings.Cut(strings.TrimPrefix(path.Clean("/"+rest), "/"), "/")
+	return action
 }
 
 // dialThrough gives a TCP connection to address that starts at the node: the

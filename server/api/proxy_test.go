@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
@@ -17,6 +18,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"orch/server/auth"
 	"orch/server/registry"
 )
 
@@ -113,7 +115,67 @@ func newProxyServer(t *testing.T, pods http.Handler) *testServer {
 			TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: "p"},
 		}},
 	})
+	forged := func(service, address, pod string) {
+		make("services", "", "default", &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: service}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Name: name, Port: 80}}}})
+		make("endpointslices", "discovery.k8s.io", "default", &discoveryv1.EndpointSlice{
+			ObjectMeta: metav1.ObjectMeta{Name: service, Labels: map[string]string{discoveryv1.LabelServiceName: service}},
+			Ports:      []discoveryv1.EndpointPort{{Name: &name, Port: &port}},
+			Endpoints:  []discoveryv1.Endpoint{{Addresses: []string{address}, NodeName: &node, TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: pod}}},
+		})
+	}
+	forged("loopback", "127.0.0.1", "p")
+	forged("metadata", "169.254.169.254", "p")
+	forged("elsewhere", "192.0.2.1", "p")
+	forged("podless", "10.42.0.9", "none")
 	return s
+}
+
+// A slice says any address; a proxy goes to pods alone.
+func TestServiceProxyLeadsToPods(t *testing.T) {
+	s := newProxyServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "reached") }))
+	for service, code := range map[string]int{"s": 200, "loopback": 503, "metadata": 503, "elsewhere": 503, "podless": 503} {
+		resp, err := s.Client().Get(s.URL + "/api/v1/namespaces/default/services/" + service + ":http/proxy/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != code {
+			t.Errorf("%s: %d, want %d", service, resp.StatusCode, code)
+		}
+	}
+}
+
+// Reading a node's statistics is one thing, running commands in its pods another.
+func TestNodeProxyRunsNothingForReaders(t *testing.T) {
+	s := newProxyServer(t, nil)
+	for path, code := range map[string]int{
+		"stats/summary": 200, "exec/default/p/c?command=id": 403, "attach/default/p/c": 403, "portForward/default/p": 403,
+		"x/../exec/default/p/c": 403, "/exec/default/p/c": 403, "%65xec/default/p/c": 403, "run/default/p/c": 403, "dial?address=127.0.0.1:22": 403,
+	} {
+		q, err := http.NewRequest("GET", s.URL+"/api/v1/nodes/node-1/proxy/"+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		recorded := httptest.NewRecorder()
+		s.api.cfg.Authorizer = verbsOnly{"get"}
+		s.api.ServeHTTP(recorded, q)
+		if recorded.Code != code {
+			t.Errorf("%s: %d, want %d", path, recorded.Code, code)
+		}
+		s.api.cfg.Authorizer = verbsOnly{"get", "create"}
+		if recorded = httptest.NewRecorder(); strings.HasPrefix(path, "dial") {
+			if s.api.ServeHTTP(recorded, q); recorded.Code != 404 {
+				t.Errorf("%s is for servers alone: %d", path, recorded.Code)
+			}
+		}
+	}
+}
+
+// verbsOnly lets everybody do these.
+type verbsOnly []string
+
+func (v verbsOnly) Authorize(_ context.Context, a *auth.Attributes) (bool, string, error) {
+	return slices.Contains(v, a.Verb), "", nil
 }
 
 func TestNodeStreams(t *testing.T) {

@@ -82,7 +82,7 @@ func (s *Server) createSubresource(w http.ResponseWriter, r *http.Request, q *re
 	if meta, ok := body.(metav1.Object); ok && meta.GetNamespace() != "" && meta.GetNamespace() != q.namespace {
 		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
 	}
-	result, err := q.sub.Create(ctx, s.cfg.Registry, q.namespace, q.name, body, opts)
+	result, err := s.cfg.Registry.Act(ctx, q.res, q.subresource, q.namespace, q.name, body, opts)
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,12 @@ func UserFrom(ctx context.Context) *User {
 	return &User{Name: "system:apiserver", Groups: []string{"system:masters", "system:authenticated"}}
 }
 
+// IsServer tells whether ctx is of code inside the server, and not of a request.
+func IsServer(ctx context.Context) bool {
+	_, ok := ctx.Value(userKey{}).(*User)
+	return !ok
+}
+
 // Attributes say what a request wants to do.
 type Attributes struct {
 	User                         *User

@@ -20,17 +20,24 @@ const (
 	serviceAccountsNSPrefix  = "system:serviceaccounts:"
 	bootstrapperUserPrefix   = "system:bootstrap:"
 	extraPodName             = "authentication.kubernetes.io/pod-name"
-	extraPodUID              = "authentication.kubernetes.io/pod-uid"
+	ExtraPodUID              = "authentication.kubernetes.io/pod-uid"
 	extraNodeName            = "authentication.kubernetes.io/node-name"
-	extraNodeUID             = "authentication.kubernetes.io/node-uid"
+	ExtraNodeUID             = "authentication.kubernetes.io/node-uid"
 	extraCredentialID        = "authentication.kubernetes.io/credential-id"
 	defaultAudienceForOthers = "https://kubernetes.default.svc"
+
+	// SecretJoinTokens, in kube-system, says which join tokens are in force once
+	// they were rotated.
+	SecretJoinTokens = "orch-join-tokens"
 )
 
 // ServiceAccountUser is the user name of a service account.
 func ServiceAccountUser(namespace, name string) string {
 	return serviceAccountPrefix + namespace + ":" + name
 }
+
+// BootstrapUser is the user name of a bootstrap token.
+func BootstrapUser(id string) string { return bootstrapperUserPrefix + id }
 
 // SplitServiceAccount takes a service account's user name apart.
 func SplitServiceAccount(user string) (namespace, name string, ok bool) {

@@ -79,7 +79,7 @@ func TestServiceAccountToken(t *testing.T) {
 		!slices.Equal(u.Groups, []string{"system:serviceaccounts", "system:serviceaccounts:shop", "system:authenticated"}) {
 		t.Errorf("user %+v", u)
 	}
-	for key, want := range map[string]string{extraPodName: "web", extraPodUID: "pod-1", extraNodeName: "n1", extraNodeUID: "node-1"} {
+	for key, want := range map[string]string{extraPodName: "web", ExtraPodUID: "pod-1", extraNodeName: "n1", ExtraNodeUID: "node-1"} {
 		if got := u.Extra[key]; len(got) != 1 || got[0] != want {
 			t.Errorf("extra %s is %v", key, got)
 		}

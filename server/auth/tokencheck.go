@@ -217,11 +217,11 @@ func boundUser(c *claims) *User {
 	}
 	if k.Pod != nil {
 		set(extraPodName, k.Pod.Name)
-		set(extraPodUID, k.Pod.UID)
+		set(ExtraPodUID, k.Pod.UID)
 	}
 	if k.Node != nil {
 		set(extraNodeName, k.Node.Name)
-		set(extraNodeUID, k.Node.UID)
+		set(ExtraNodeUID, k.Node.UID)
 	}
 	u := ServiceAccountIdentity(k.Namespace, k.ServiceAccount.Name, k.ServiceAccount.UID)
 	u.Extra = extra

@@ -20,6 +20,8 @@ import (
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"orch/internal/pki"
 )
 
 // S3 says where in S3-compatible storage snapshots are kept. The zero value:
@@ -121,9 +123,8 @@ func (c *S3) transport() (*http.Transport, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--snapshot-s3-ca-file: %w", err)
 	}
-	t.TLSClientConfig.RootCAs = x509.NewCertPool()
-	if !t.TLSClientConfig.RootCAs.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("--snapshot-s3-ca-file %s: there is no certificate in it", c.CAFile)
+	if t.TLSClientConfig.RootCAs, err = pki.ParseBundle(pem); err != nil {
+		return nil, fmt.Errorf("--snapshot-s3-ca-file %s: %w", c.CAFile, err)
 	}
 	return t, nil
 }

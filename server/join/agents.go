@@ -5,11 +5,14 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"orch/internal/joining"
@@ -26,6 +29,7 @@ type Agents struct {
 	Tokens   *Rotation
 	Registry *registry.Registry
 	Settings joining.Settings
+	Claims   auth.Claims
 	Now      func() time.Time
 
 	// Short knows the short-lived tokens, in Secrets; nil: there are none.
@@ -51,7 +55,7 @@ func (a *Agents) join(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	request := joining.Request{}
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&request); err != nil {
+	if err := decodeOnly(http.MaxBytesReader(w, r.Body, maxRequest), &request); err != nil {
 		http.Error(w, "the request is not the JSON of a joining node", http.StatusBadRequest)
 		return
 	}
@@ -63,6 +67,12 @@ func (a *Agents) join(w http.ResponseWriter, r *http.Request) {
 	if err := version.AgentSkew(version.Kubernetes, request.Version); fresh && err != nil {
 		http.Error(w, err.Error(), http.StatusForbidden)
 		return
+	}
+	if fresh { // who renews has the name already, and may come by way of another server
+		if err := a.Claims.Name(r.Context(), request.NodeName, peerAddress(r)); err != nil {
+			http.Error(w, err.Error(), http.StatusForbidden)
+			return
+		}
 	}
 	answer, status, err := a.admit(r.Context(), request)
 	if err != nil {
@@ -126,14 +136,12 @@ func (a *Agents) admit(ctx context.Context, request joining.Request) (*joining.A
 	if err != nil {
 		return nil, http.StatusBadRequest, err
 	}
+	addresses, err := a.addresses(ctx, request)
+	if err != nil {
+		return nil, http.StatusForbidden, err
+	}
 	if err := claimName(ctx, a.Registry, request.NodeName, csr); err != nil {
 		return nil, http.StatusConflict, err
-	}
-	var addresses []net.IP
-	for _, text := range request.Addresses {
-		if ip := net.ParseIP(text); ip != nil {
-			addresses = append(addresses, ip)
-		}
 	}
 	client, err := a.Keys.CA.Sign(csr.PublicKey, pki.NodeClientProfile(request.NodeName), a.Now())
 	if err != nil {
@@ -149,4 +157,44 @@ func (a *Agents) admit(ctx context.Context, request joining.Request) (*joining.A
 		ServingCertificate: string(serving),
 		Settings:           a.Settings,
 	}, http.StatusOK, nil
+}
+
+// maxAddresses of a node stand in its certificate.
+const maxAddresses = 16
+
+// addresses are those that the node asks to be certified.
+func (a *Agents) addresses(ctx context.Context, request joining.Request) ([]net.IP, error) {
+	if len(request.Addresses) > maxAddresses {
+		return nil, fmt.Errorf("node %s names %d addresses: at most %d are certified", request.NodeName, len(request.Addresses), maxAddresses)
+	}
+	var addresses []net.IP
+	for _, text := range request.Addresses {
+		ip, err := netip.ParseAddr(text)
+		if err != nil {
+			return nil, fmt.Errorf("address %q of node %s: it is not an IP address", text, request.NodeName)
+		}
+		if err := a.Claims.Address(ctx, request.NodeName, corev1.NodeInternalIP, ip); err != nil {
+			return nil, err
+		}
+		addresses = append(addresses, ip.Unmap().AsSlice())
+	}
+	return addresses, nil
+}
+
+// peerAddress is where a request comes from.
+func peerAddress(r *http.Request) netip.Addr {
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return from.Addr().Unmap()
+}
+
+// decodeOnly reads a body that is one JSON document and nothing else.
+func decodeOnly(body io.Reader, into any) error {
+	data, err := io.ReadAll(body)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(data, into)
 }

@@ -42,9 +42,7 @@ func (k *nodeKeys) Revoked(cert *x509.Certificate) bool {
 	if err != nil {
 		return false // never joined by token: its certificate was approved by hand
 	}
-	key := keyDigest(cert.RawSubjectPublicKeyInfo)
-	holder := string(secret.Data[nodes.KeyHolder])
-	return holder != "" && holder != key || string(secret.Data[nodes.KeyRevoked]) == key
+	return string(secret.Data[nodes.KeyHolder]) != keyDigest(cert.RawSubjectPublicKeyInfo)
 }
 
 // claimName gives a node name to the key that asks for it, so that one node

@@ -19,6 +19,7 @@ import (
 
 	"orch/internal/joining"
 	"orch/internal/pki"
+	"orch/server/auth"
 	"orch/server/registry"
 )
 
@@ -26,7 +27,7 @@ import (
 // that servers alone have: who may read Secrets through the API does not learn
 // from it how to become a server.
 const (
-	rotationName                   = "orch-join-tokens"
+	rotationName                   = auth.SecretJoinTokens
 	rotationKey                    = "sealed"
 	rotationType corev1.SecretType = "orch.io/join-tokens"
 )

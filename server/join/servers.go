@@ -61,7 +61,7 @@ func (s *Servers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var request joining.ServerRequest
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&request); err != nil {
+	if err := decodeOnly(http.MaxBytesReader(w, r.Body, maxRequest), &request); err != nil {
 		http.Error(w, "the request is not the JSON of a joining server", http.StatusBadRequest)
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
@@ -38,8 +39,7 @@ type Attempt struct {
 	riders []func() ([]Rider, error) // see Ride
 }
 
-// Admit asks the whole chain; the API layer calls it for CONNECT and for
-// subresource actions such as eviction and binding.
+// Admit asks the whole chain; the API layer calls it for CONNECT.
 func (r *Registry) Admit(ctx context.Context, a *Attempt) error {
 	a.Registry = r
 	for _, chain := range r.admission {
@@ -71,4 +71,23 @@ func (a *Attempt) name() string {
 		}
 	}
 	return "Unknown"
+}
+
+// Act performs the action of a subresource that is created, such as a binding,
+// an eviction or a token, for the object of that name. It is the only way to
+// it, for requests, the scheduler and controllers alike: what admission says of
+// one holds for all.
+func (r *Registry) Act(ctx context.Context, res *Resource, subresource, ns, name string, body runtime.Object, opts *metav1.CreateOptions) (runtime.Object, error) {
+	sub := r.entryOf(res).views[subresource]
+	if sub == nil || sub.Create == nil {
+		return nil, apierrors.NewMethodNotSupported(res.GroupResource(), "create "+subresource)
+	}
+	if opts == nil {
+		opts = &metav1.CreateOptions{}
+	}
+	if err := r.Admit(ctx, &Attempt{Resource: r.entryOf(res).storage.Resource, Subresource: subresource, Operation: OperationCreate,
+		Namespace: ns, Name: name, Object: body, DryRun: isDryRun(opts.DryRun)}); err != nil {
+		return nil, err
+	}
+	return sub.Create(ctx, r, ns, name, body, opts)
 }

@@ -2,7 +2,6 @@ package scheduler
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -24,23 +23,13 @@ type RegistryDoor struct {
 	registry *registry.Registry
 	events   record.EventRecorder
 	pods     registry.Typed[*corev1.Pod]
-	binding  *registry.Subresource
 }
 
 var _ Door = (*RegistryDoor)(nil)
 
 // NewRegistryDoor opens the door to r.
-func NewRegistryDoor(r *registry.Registry, events record.EventRecorder) (*RegistryDoor, error) {
-	d := &RegistryDoor{registry: r, events: events, pods: registry.Of[*corev1.Pod](r)}
-	for _, sub := range r.Lookup("", "v1", "pods").Subresources {
-		if sub.Name == "binding" {
-			d.binding = sub
-		}
-	}
-	if d.binding == nil {
-		return nil, fmt.Errorf("the resource table has no pods/binding")
-	}
-	return d, nil
+func NewRegistryDoor(r *registry.Registry, events record.EventRecorder) *RegistryDoor {
+	return &RegistryDoor{registry: r, events: events, pods: registry.Of[*corev1.Pod](r)}
 }
 
 // Watch reports nodes, pods and changes of claims and namespaces until ctx ends.
@@ -150,7 +139,7 @@ func (d *RegistryDoor) Bind(ctx context.Context, p *corev1.Pod, node string) err
 		ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID},
 		Target:     corev1.ObjectReference{Kind: "Node", Name: node},
 	}
-	if _, err := d.binding.Create(ctx, d.registry, p.Namespace, p.Name, binding, &metav1.CreateOptions{}); err != nil {
+	if _, err := d.registry.Act(ctx, d.pods.Resource(), "binding", p.Namespace, p.Name, binding, nil); err != nil {
 		return err
 	}
 	d.events.Eventf(p, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", p.Namespace, p.Name, node)

@@ -64,7 +64,7 @@ func expiry(c request) time.Time {
 	if !ok {
 		at = c.CreationTimestamp.Add(keepPending)
 	}
-	if certificate, err := pki.ParseCertificate(c.Status.Certificate); err == nil && certificate.NotAfter.Before(at) {
+	if certificate, err := pki.Leaf(c.Status.Certificate); err == nil && certificate.NotAfter.Before(at) {
 		return certificate.NotAfter
 	}
 	return at

@@ -36,7 +36,7 @@ const (
 
 // Signing signs requests for the cluster's own signers.
 func Signing(r *registry.Registry, ca *pki.Authority, now func() time.Time) *loop.Controller {
-	requests := registry.Of[request](r)
+	requests, nodes := registry.Of[request](r), registry.Of[*corev1.Node](r)
 	return &loop.Controller{
 		Name: "csrsigning",
 		Sources: []loop.Source{loop.Changes(r, func(_, c request, deleted bool) []loop.Key {
@@ -50,7 +50,8 @@ func Signing(r *registry.Registry, ca *pki.Authority, now func() time.Time) *loo
 			if err != nil || !wantsSigning(c) {
 				return 0, nil
 			}
-			certificate, refusal, err := sign(c, ca, now())
+			node := func(name string) (*corev1.Node, error) { return nodes.Get("", name) }
+			certificate, refusal, err := sign(c, ca, node, now())
 			if err != nil {
 				return 0, fmt.Errorf("sign certificate request: %w", err)
 			}
@@ -96,13 +97,18 @@ func checks() map[string]func(*x509.CertificateRequest, []keyUsage) error {
 }
 
 // sign gives the certificate, or why the signer refuses the request.
-func sign(c request, ca *pki.Authority, now time.Time) (certificate []byte, refusal, err error) {
+func sign(c request, ca *pki.Authority, node func(string) (*corev1.Node, error), now time.Time) (certificate []byte, refusal, err error) {
 	parsed, err := pki.ParseRequest(c.Spec.Request)
 	if err != nil {
-		return nil, nil, err
+		return nil, fmt.Errorf("the request cannot be read: %w", err), nil // nor ever will
 	}
 	if refusal := checks()[c.Spec.SignerName](parsed, c.Spec.Usages); refusal != nil {
 		return nil, refusal, nil
+	}
+	if c.Spec.SignerName == certificatesv1.KubeletServingSignerName {
+		if refusal := checkNodeNames(parsed, node); refusal != nil {
+			return nil, refusal, nil
+		}
 	}
 	profile := pki.Profile{
 		CommonName: parsed.Subject.CommonName, Organizations: parsed.Subject.Organization,
@@ -179,6 +185,31 @@ func checkNodeServing(r *x509.CertificateRequest, usages []keyUsage) error {
 	}
 	if !strings.HasPrefix(r.Subject.CommonName, "system:node:") {
 		return errors.New("subject common name does not begin with system:node:")
+	}
+	return nil
+}
+
+// checkNodeNames keeps the certificate under which a node serves to the node's
+// name and the addresses in its Node. Who approves a request hardly reads what
+// is encoded in it, and all clients of the API trust the same authority.
+func checkNodeNames(r *x509.CertificateRequest, find func(string) (*corev1.Node, error)) error {
+	name := strings.TrimPrefix(r.Subject.CommonName, "system:node:")
+	node, err := find(name)
+	if err != nil {
+		return fmt.Errorf("node %q does not exist", name)
+	}
+	own := func(text string) bool {
+		return text == name || slices.ContainsFunc(node.Status.Addresses, func(a corev1.NodeAddress) bool { return a.Address == text })
+	}
+	for _, dns := range r.DNSNames {
+		if !own(dns) {
+			return fmt.Errorf("DNS subjectAltName %q is neither the name nor an address of node %q", dns, name)
+		}
+	}
+	for _, ip := range r.IPAddresses {
+		if !own(ip.String()) {
+			return fmt.Errorf("IP subjectAltName %q is not an address of node %q", ip, name)
+		}
 	}
 	return nil
 }

@@ -36,15 +36,10 @@ func (h *Harness) Kubelet(behave func(*corev1.Pod) *corev1.PodStatus) {
 		behave = func(*corev1.Pod) *corev1.PodStatus { return Running() }
 	}
 	binding := func(p *corev1.Pod) error {
-		for _, sub := range pods.Resource().Subresources {
-			if sub.Name == "binding" {
-				target := &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name},
-					Target: corev1.ObjectReference{Kind: "Node", Name: pinned(p)}}
-				_, err := sub.Create(h.ctx, h.Registry, p.Namespace, p.Name, target, &metav1.CreateOptions{})
-				return err
-			}
-		}
-		return fmt.Errorf("no pods/binding")
+		target := &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name},
+			Target: corev1.ObjectReference{Kind: "Node", Name: pinned(p)}}
+		_, err := h.Registry.Act(h.ctx, pods.Resource(), "binding", p.Namespace, p.Name, target, nil)
+		return err
 	}
 	h.Run(&loop.Controller{
 		Name: "kubelet", Workers: 4, Sources: []loop.Source{loop.Each[*corev1.Pod](h.Registry)},

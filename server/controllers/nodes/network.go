@@ -11,12 +11,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"orch/internal/podnet"
 	"orch/server/controllers/loop"
 	"orch/server/registry"
 )
 
 // podNetworkBits is the size of a node's share of the cluster network.
-const podNetworkBits = 24
+const podNetworkBits = podnet.ShareBits
 
 // PodNetwork gives each node its own part of the cluster network, as
 // spec.podCIDR.
@@ -59,11 +60,12 @@ func freeShare(cluster *net.IPNet, nodes []*corev1.Node) (string, error) {
 	}
 	const shift = 32 - podNetworkBits
 	base := binary.BigEndian.Uint32(cluster.IP.To4())
+	network := netip.PrefixFrom(netip.AddrFrom4([4]byte(cluster.IP.To4())), ones)
 	taken := make([]bool, 1<<(podNetworkBits-ones))
 	for _, n := range nodes {
-		held, err := netip.ParsePrefix(n.Spec.PodCIDR)
-		if err != nil || !held.Addr().Is4() {
-			continue
+		held, err := podnet.Share(n, network)
+		if err != nil {
+			continue // nobody follows it: it takes nothing from others
 		}
 		first := int64(ipv4(held.Masked().Addr())) - int64(base)
 		last := first + 1<<(32-held.Bits()) - 1

@@ -3,6 +3,7 @@ package nodes
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
 
 	"orch/server/controllers/harness"
 	"orch/server/registry"
@@ -190,8 +192,8 @@ func TestFreeShare(t *testing.T) {
 	for _, tt := range []struct{ cluster, held, want string }{
 		{"10.42.0.0/16", "", "10.42.0.0/24"},
 		{"10.42.0.0/16", "10.42.0.0/24 10.42.2.0/24", "10.42.1.0/24"},
-		{"10.42.0.0/16", "10.42.0.0/25 10.42.2.0/23 10.42.1.128/25", "10.42.4.0/24"}, // given by hand
-		{"10.42.128.0/17", "10.42.0.0/16", ""},
+		{"10.42.0.0/16", "10.42.0.0/25 10.42.1.128/25", "10.42.2.0/24"},               // given by hand
+		{"10.42.0.0/16", "10.42.0.0/23 10.42.0.0/16", "10.42.0.0/24"},                 // more than a share: nobody follows it
 		{"10.42.128.0/17", "10.42.0.0/17 10.43.0.0/24 fd00::/64 x", "10.42.128.0/24"}, // of other networks
 		{"10.42.0.0/24", "10.42.0.0/24", ""},
 		{"10.42.0.0/25", "", ""},
@@ -237,4 +239,35 @@ func TestOrphans(t *testing.T) {
 	if finished.lostFor("gone", start) != 0 || finished.lostFor("gone", start.Add(time.Minute)) != time.Minute {
 		t.Error("a missed node does not count from the first question")
 	}
+}
+
+// A share that nobody follows is told of at its node, and no more once the cause
+// has gone.
+func TestPodNetworkCheck(t *testing.T) {
+	h := harness.New(t)
+	h.Run(PodNetworkCheck(h.Registry, netip.MustParsePrefix("10.42.0.0/16"), record.NewFakeRecorder(100), time.Now))
+	add := func(name, share string) {
+		h.AddNode(name, func(n *corev1.Node) { n.Spec.PodCIDR = share })
+	}
+	add("first", "10.42.1.0/24")
+	add("services", "10.43.0.0/24")
+	add("everything", "10.42.0.0/16")
+	add("second", "10.42.1.0/25")
+	told := func(reason, message string) func(*corev1.Node) bool {
+		return func(n *corev1.Node) bool {
+			c := condition(n, corev1.NodeNetworkUnavailable)
+			return c.Reason == reason && strings.Contains(c.Message, message)
+		}
+	}
+	harness.Wait(h, "services", "the refusal", told(shareRefused, "outside of the cluster network 10.42.0.0/16"))
+	harness.Wait(h, "everything", "the refusal", told(shareRefused, "more than a node's share"))
+	harness.Wait(h, "second", "the refusal", told(shareRefused, "which node first has had for longer"))
+	nodes := registry.Of[*corev1.Node](h.Registry)
+	if n, err := nodes.Get("", "first"); err != nil || len(n.Status.Conditions) != 0 {
+		t.Errorf("the first one: %v, %v", n.Status.Conditions, err)
+	}
+	if err := nodes.Delete(t.Context(), "", "first", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	harness.Wait(h, "second", "its right", told(shareAccepted, "is followed"))
 }

@@ -18,6 +18,7 @@ import (
 type Config struct {
 	Authorizer auth.Authorizer // for approving and signing certificates
 	Escalation auth.Escalation // for roles and bindings
+	Claims     auth.Claims     // for nodes
 	Now        func() time.Time
 }
 
@@ -30,9 +31,10 @@ func Chain(cfg Config) ([]registry.Admission, error) {
 	}
 	return []registry.Admission{
 		namespaceLifecycle{},
+		credentialRecords{},
 		limitRanger{},
 		serviceAccount{},
-		nodeRestriction{},
+		nodeRestriction{cfg.Claims, cfg.Authorizer},
 		nodeTaint{},
 		podSecurityStandards{evaluator: podSecurity},
 		podPriority{},

@@ -76,7 +76,7 @@ func TestNodeToken(t *testing.T) {
 		if p != nil {
 			request.Spec.BoundObjectRef = &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: p.Name, UID: p.UID}
 		}
-		return nodeRestriction{}.Admit(as("system:node:n1", "system:nodes"), &registry.Attempt{
+		return nodeRestriction{authorizer: allow{}}.Admit(as("system:node:n1", "system:nodes"), &registry.Attempt{
 			Registry: r, Resource: r.Lookup("", "v1", "serviceaccounts"), Subresource: "token", Operation: registry.OperationCreate,
 			Namespace: "ns", Name: "default", Object: request,
 		})
@@ -85,7 +85,7 @@ func TestNodeToken(t *testing.T) {
 		"": ask(mine),
 		"node requested token not bound to a pod":                           ask(nil),
 		"node requested token bound to a pod scheduled on a different node": ask(theirs),
-		`audience "vault" not found`:                                        ask(mine, "vault"),
+		`not authorized to request tokens for audience "vault"`:             ask(mine, "vault"),
 	} {
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)

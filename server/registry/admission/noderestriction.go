@@ -11,6 +11,8 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -21,8 +23,12 @@ import (
 	"orch/server/registry"
 )
 
-// nodeRestriction keeps a node to its own Node, Lease and pods.
-type nodeRestriction struct{}
+// nodeRestriction keeps a node to its own Node, Lease and pods, and to what it
+// can know about them.
+type nodeRestriction struct {
+	claims     auth.Claims
+	authorizer auth.Authorizer
+}
 
 func (n nodeRestriction) Admit(ctx context.Context, a *registry.Attempt) error {
 	node, ok := user(ctx).NodeName()
@@ -31,19 +37,21 @@ func (n nodeRestriction) Admit(ctx context.Context, a *registry.Attempt) error {
 	}
 	switch a.Resource.Group + "/" + a.Resource.Plural {
 	case "/pods":
-		return n.pod(node, a)
+		return n.pod(ctx, node, a)
 	case "/nodes":
-		return n.node(node, a)
+		return n.node(ctx, node, a)
 	case "/persistentvolumeclaims":
 		return n.claim(node, a)
 	case "/serviceaccounts":
-		return n.token(node, a)
+		return n.token(ctx, node, a)
 	case "coordination.k8s.io/leases":
 		return n.lease(node, a)
 	case "storage.k8s.io/csinodes":
 		if attemptName(a) != node {
 			return errors.New("can only access CSINode with the same name as the requesting node")
 		}
+	case "resource.k8s.io/resourceslices":
+		return n.resourceSlice(node, a)
 	case "certificates.k8s.io/certificatesigningrequests":
 		return n.certificate(node, a)
 	}
@@ -57,12 +65,12 @@ func attemptName(a *registry.Attempt) string {
 	return a.Name
 }
 
-func (n nodeRestriction) pod(node string, a *registry.Attempt) error {
+func (n nodeRestriction) pod(ctx context.Context, node string, a *registry.Attempt) error {
 	switch a.Subresource {
 	case "":
 		return n.wholePod(node, a)
 	case "status":
-		return n.podStatus(node, a)
+		return n.podStatus(ctx, node, a)
 	case "eviction":
 		pod, err := registry.Of[*corev1.Pod](a.Registry).Get(a.Namespace, a.Name)
 		if err != nil {
@@ -131,7 +139,7 @@ func (nodeRestriction) createPod(node string, a *registry.Attempt) error {
 	return nil
 }
 
-func (nodeRestriction) podStatus(node string, a *registry.Attempt) error {
+func (n nodeRestriction) podStatus(ctx context.Context, node string, a *registry.Attempt) error {
 	old, wasPod := a.Old.(*corev1.Pod)
 	pod, ok := a.Object.(*corev1.Pod)
 	switch {
@@ -143,8 +151,21 @@ func (nodeRestriction) podStatus(node string, a *registry.Attempt) error {
 		return fmt.Errorf("node %q cannot update labels through pod status", node)
 	case !equality.Semantic.DeepEqual(old.Status.ResourceClaimStatuses, pod.Status.ResourceClaimStatuses):
 		return fmt.Errorf("node %q cannot update resource claim statues", node)
+	case !equality.Semantic.DeepEqual(old.Status.ExtendedResourceClaimStatus, pod.Status.ExtendedResourceClaimStatus):
+		return fmt.Errorf("node %q cannot update extended resource claim status", node)
+	case !equality.Semantic.DeepEqual(old.Status.NodeAllocatableResourceClaimStatuses, pod.Status.NodeAllocatableResourceClaimStatuses):
+		return fmt.Errorf("node %q cannot update node allocatable resource claim statuses", node)
 	}
-	return nil
+	return n.podAddresses(ctx, a, node, pod, old)
+}
+
+// withoutGrowth is the claim without what a node tells of its size.
+func withoutGrowth(c *corev1.PersistentVolumeClaim) *corev1.PersistentVolumeClaim {
+	c = c.DeepCopy()
+	c.ResourceVersion, c.ManagedFields = "", nil
+	c.Status.Capacity, c.Status.Conditions = nil, nil
+	c.Status.AllocatedResourceStatuses, c.Status.AllocatedResources = nil, nil
+	return c
 }
 
 func (nodeRestriction) claim(node string, a *registry.Attempt) error {
@@ -153,13 +174,16 @@ func (nodeRestriction) claim(node string, a *registry.Attempt) error {
 	if a.Subresource != "status" || a.Operation != registry.OperationUpdate || !wasClaim || !ok {
 		return errors.New("may only update PVC status")
 	}
-	if !equality.Semantic.DeepEqual(old.Spec, claim.Spec) || !labels.Equals(old.Labels, claim.Labels) {
-		return fmt.Errorf("node %q is not allowed to update fields other than status.capacity and status.conditions", node)
+	if !equality.Semantic.DeepEqual(withoutGrowth(old), withoutGrowth(claim)) {
+		return fmt.Errorf("node %q is not allowed to update fields other than status.quantity and status.conditions", node)
 	}
 	return nil
 }
 
-func (nodeRestriction) node(node string, a *registry.Attempt) error {
+// node keeps a node from steering workloads to itself, from reading what others
+// may, and from taking addresses: which part of the pod network is its own the
+// server says.
+func (n nodeRestriction) node(ctx context.Context, node string, a *registry.Attempt) error {
 	if name := attemptName(a); name != node {
 		return fmt.Errorf("node %q is not allowed to modify node %q", node, name)
 	}
@@ -169,18 +193,41 @@ func (nodeRestriction) node(node string, a *registry.Attempt) error {
 	}
 	old, _ := a.Old.(*corev1.Node)
 	if old == nil {
-		if bad := forbiddenLabels(obj.Labels, nil); len(bad) > 0 {
-			return fmt.Errorf("node %q is not allowed to set the following labels: %s", node, strings.Join(bad, ", "))
+		if err := newNode(node, obj); err != nil {
+			return err
 		}
-		return nil
+	} else if err := changedNode(node, obj, old); err != nil {
+		return err
 	}
-	switch bad := forbiddenLabels(obj.Labels, old.Labels); {
-	case !equality.Semantic.DeepEqual(obj.Spec.Taints, old.Spec.Taints):
+	return n.claims.NodeAddresses(ctx, obj, old)
+}
+
+func newNode(node string, n *corev1.Node) error {
+	switch bad := forbiddenLabels(n.Labels, nil); {
+	case n.Spec.ConfigSource != nil:
+		return fmt.Errorf("node %q is not allowed to create pods with a non-nil configSource", node)
+	case len(bad) > 0:
+		return fmt.Errorf("node %q is not allowed to set the following labels: %s", node, strings.Join(bad, ", "))
+	case len(n.OwnerReferences) > 0:
+		return fmt.Errorf("node %q is not allowed to set ownerReferences", node)
+	case n.Spec.PodCIDR != "" || len(n.Spec.PodCIDRs) > 0:
+		return fmt.Errorf("node %q is not allowed to set spec.podCIDR: the server gives each node its own", node)
+	}
+	return nil
+}
+
+func changedNode(node string, n, old *corev1.Node) error {
+	switch bad := forbiddenLabels(n.Labels, old.Labels); {
+	case n.Spec.ConfigSource != nil && !equality.Semantic.DeepEqual(n.Spec.ConfigSource, old.Spec.ConfigSource):
+		return fmt.Errorf("node %q is not allowed to update configSource to a new non-nil configSource", node)
+	case !equality.Semantic.DeepEqual(n.Spec.Taints, old.Spec.Taints):
 		return fmt.Errorf("node %q is not allowed to modify taints", node)
-	case !equality.Semantic.DeepEqual(obj.OwnerReferences, old.OwnerReferences):
+	case !equality.Semantic.DeepEqual(n.OwnerReferences, old.OwnerReferences):
 		return fmt.Errorf("node %q is not allowed to modify ownerReferences", node)
 	case len(bad) > 0:
 		return fmt.Errorf("is not allowed to modify labels: %s", strings.Join(bad, ", "))
+	case n.Spec.PodCIDR != old.Spec.PodCIDR || !slices.Equal(n.Spec.PodCIDRs, old.Spec.PodCIDRs):
+		return fmt.Errorf("node %q is not allowed to modify spec.podCIDR: the server gives each node its own", node)
 	}
 	return nil
 }
@@ -227,7 +274,7 @@ func nodeMaySet(key string) bool {
 }
 
 // token: a node gets tokens for its pods only, bound to them.
-func (nodeRestriction) token(node string, a *registry.Attempt) error {
+func (n nodeRestriction) token(ctx context.Context, node string, a *registry.Attempt) error {
 	request, ok := a.Object.(*authenticationv1.TokenRequest)
 	if !ok || a.Subresource != "token" || a.Operation != registry.OperationCreate {
 		return nil
@@ -255,26 +302,81 @@ func (nodeRestriction) token(node string, a *registry.Attempt) error {
 	if len(request.Spec.Audiences) == 1 {
 		audience = request.Spec.Audiences[0]
 	}
-	if !projectsAudience(pod, audience) {
-		return fmt.Errorf("audience %q not found in pod spec volume, %s is not authorized to request tokens for this audience", audience, "system:node:"+node)
+	if podWantsAudience(a.Registry, pod, audience) {
+		return nil
 	}
-	return nil
+	return n.mayRequestAudience(ctx, a, audience)
 }
 
-// projectsAudience: tokens of CSI drivers come with the drivers.
-func projectsAudience(pod *corev1.Pod, audience string) bool {
+// mayRequestAudience asks for the right that lets nodes have tokens for
+// audiences beyond those of their pods' volumes.
+func (n nodeRestriction) mayRequestAudience(ctx context.Context, a *registry.Attempt, audience string) error {
+	who := user(ctx)
+	allowed, _, err := n.authorizer.Authorize(ctx, &auth.Attributes{
+		User: who, Verb: "request-serviceaccounts-token-audience", Version: "v1", Resource: audience,
+		Namespace: a.Namespace, Name: a.Name, ResourceRequest: true,
+	})
+	switch {
+	case allowed:
+		return nil
+	case err != nil:
+		return fmt.Errorf("error authorizing %s to request tokens for audience %q: %w", who.Name, audience, err)
+	}
+	return fmt.Errorf("%s is not authorized to request tokens for audience %q", who.Name, audience)
+}
+
+// podWantsAudience tells whether a volume of the pod needs a token for the
+// audience: a projected one, or one whose CSI driver asks for it.
+func podWantsAudience(r *registry.Registry, pod *corev1.Pod, audience string) bool {
 	for i := range pod.Spec.Volumes {
-		p := pod.Spec.Volumes[i].Projected
-		if p == nil {
-			continue
+		v := &pod.Spec.Volumes[i]
+		if v.Projected != nil && slices.ContainsFunc(v.Projected.Sources, func(s corev1.VolumeProjection) bool {
+			return s.ServiceAccountToken != nil && s.ServiceAccountToken.Audience == audience
+		}) {
+			return true
 		}
-		for j := range p.Sources {
-			if t := p.Sources[j].ServiceAccountToken; t != nil && t.Audience == audience {
-				return true
-			}
+		driver, err := registry.Of[*storagev1.CSIDriver](r).Get("", csiDriver(r, pod, v))
+		if err == nil && slices.ContainsFunc(driver.Spec.TokenRequests, func(t storagev1.TokenRequest) bool { return t.Audience == audience }) {
+			return true
 		}
 	}
 	return false
+}
+
+// csiDriver is the name of the driver behind a volume, "" when there is none.
+func csiDriver(r *registry.Registry, pod *corev1.Pod, v *corev1.Volume) string {
+	claim := ""
+	switch {
+	case v.CSI != nil:
+		return v.CSI.Driver
+	case v.PersistentVolumeClaim != nil:
+		claim = v.PersistentVolumeClaim.ClaimName
+	case v.Ephemeral != nil:
+		claim = pod.Name + "-" + v.Name
+	default:
+		return ""
+	}
+	pvc, err := registry.Of[*corev1.PersistentVolumeClaim](r).Get(pod.Namespace, claim)
+	if err != nil {
+		return ""
+	}
+	pv, err := registry.Of[*corev1.PersistentVolume](r).Get("", pvc.Spec.VolumeName)
+	if err != nil || pv.Spec.CSI == nil {
+		return ""
+	}
+	return pv.Spec.CSI.Driver
+}
+
+func (nodeRestriction) resourceSlice(node string, a *registry.Attempt) error {
+	obj, verb := a.Object, "create"
+	if a.Operation == registry.OperationDelete {
+		obj, verb = a.Old, "delete"
+	}
+	slice, ok := obj.(*resourcev1.ResourceSlice)
+	if a.Operation == registry.OperationUpdate || ok && ptr.Deref(slice.Spec.NodeName, "") == node {
+		return nil
+	}
+	return fmt.Errorf("can only %s ResourceSlice with the same NodeName as the requesting node", verb)
 }
 
 func (nodeRestriction) lease(node string, a *registry.Attempt) error {

@@ -58,9 +58,12 @@ func validateCSR(c *certificatesv1.CertificateSigningRequest) field.ErrorList {
 }
 
 func checkSigningRequest(text []byte) error {
-	block, _ := pem.Decode(text)
+	block, rest := pem.Decode(text)
 	if block == nil || block.Type != "CERTIFICATE REQUEST" {
 		return errors.New("PEM block type must be CERTIFICATE REQUEST")
+	}
+	if len(bytes.TrimSpace(rest)) > 0 { // who approves may see it, and the signer another
+		return errors.New("nothing may follow the CERTIFICATE REQUEST")
 	}
 	request, err := x509.ParseCertificateRequest(block.Bytes)
 	if err != nil {
