@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"net/netip"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"orch/netproxy/cni"
+	"orch/netproxy/rules"
 )
 
 // Modes of the service proxy.
@@ -51,6 +53,8 @@ type Config struct {
 	// Peers opens a server's stream of podnet.Path.
 	Peers func(ctx context.Context) (io.ReadCloser, error)
 	Mode  string // default iptables
+	// Report records an API event of this node's proxy; nil: nobody does.
+	Report rules.Report
 
 	DisableProxy bool // leave services to another proxy
 	DisableDNS   bool // leave the DNS address to another server
@@ -71,6 +75,9 @@ func (c *Config) setDefaults() {
 	setDefault(&c.Plugin, "orch-cni")
 	if c.Logger == nil {
 		c.Logger = slog.Default()
+	}
+	if c.Report == nil {
+		c.Report = func(*corev1.ObjectReference, string, string, string) {}
 	}
 }
 

@@ -46,6 +46,7 @@ var (
 	nodeIP    = netip.MustParseAddr("192.168.77.1")
 	outsideIP = netip.MustParseAddr("192.168.77.2")
 	dnsIP     = netip.MustParseAddr("10.43.0.10")
+	gatewayIP = netip.MustParseAddr("10.42.0.1") // the node's own among the pods
 )
 
 // isolated runs the calling test again in namespaces of its own and reports
@@ -245,13 +246,18 @@ func (p *pod) serve(port int) { p.node.serve(p.ns, p.name, port) }
 
 func (n *node) serve(ns netns.NsHandle, name string, port int) {
 	n.t.Helper()
+	n.serveAt(ns, name, fmt.Sprintf(":%d", port))
+}
+
+func (n *node) serveAt(ns netns.NsHandle, name, address string) {
+	n.t.Helper()
 	var listener net.Listener
 	var packets net.PacketConn
 	n.in(ns, func() {
 		var err error
-		listener, err = net.Listen("tcp4", fmt.Sprintf(":%d", port))
+		listener, err = net.Listen("tcp4", address)
 		must(n.t, err)
-		packets, err = net.ListenPacket("udp4", fmt.Sprintf(":%d", port))
+		packets, err = net.ListenPacket("udp4", address)
 		must(n.t, err)
 	})
 	go func() {

@@ -30,7 +30,7 @@ func TestPodNetwork(t *testing.T) {
 
 	n.expect(a.ns, "tcp", b.ip.String()+":8080", "pod-b", a.ip)
 	n.expect(a.ns, "udp", b.ip.String()+":8080", "pod-b", a.ip)
-	n.expect(self, "tcp", a.ip.String()+":8080", "pod-a", nodeIP)
+	n.expect(self, "tcp", a.ip.String()+":8080", "pod-a", gatewayIP)
 	n.expect(a.ns, "tcp", nodeIP.String()+":9091", "node", a.ip)
 	n.expect(a.ns, "tcp", "127.0.0.1:8080", "pod-a", netip.MustParseAddr("127.0.0.1"))
 	n.expect(a.ns, "tcp", outsideIP.String()+":9090", "outside", nodeIP) // masqueraded

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -32,13 +31,9 @@ type HostPorts interface {
 type Config struct {
 	Dir       string // <data-dir>/agent: holds cni.sock and cni/
 	PodCIDR   netip.Prefix
-	NodeIP    netip.Addr
 	MTU       int // of pods' links
 	HostPorts HostPorts
-	// LoopbackPorts tells that rules lead connections to 127.0.0.1 to pods, and
-	// drop what pods send there unasked.
-	LoopbackPorts bool
-	Logger        *slog.Logger
+	Logger    *slog.Logger
 }
 
 // Server is the agent's side of the CNI.
@@ -67,10 +62,7 @@ func New(cfg Config) *Server {
 // whose sandbox is gone together with links nobody remembers, and publishes the
 // host ports of the living again.
 func (s *Server) Open() error {
-	s.wiring = wiring{mtu: s.cfg.MTU, loopback: s.cfg.LoopbackPorts}
-	if localAddress(s.cfg.NodeIP) {
-		s.wiring.source = s.cfg.NodeIP
-	}
+	s.wiring = wiring{mtu: s.cfg.MTU}
 	all, err := s.records.load()
 	if err != nil {
 		return err
@@ -87,11 +79,6 @@ func (s *Server) Open() error {
 				return err
 			}
 			continue
-		}
-		// The mode may be another now. A link that is not there was not made
-		// before the process died; the runtime will ask again.
-		if err := s.wiring.routeLoopback(rec); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
 		}
 		s.cfg.HostPorts.Adopt(rec.ID, rec.Addr, rec.Ports)
 	}

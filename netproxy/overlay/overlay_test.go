@@ -111,7 +111,7 @@ func address(t *testing.T, name string, addr netip.Addr) {
 func running(t *testing.T, feed *podnet.Feed) (device *Device, stop func()) {
 	t.Helper()
 	device = &Device{Name: LinkName, Addr: here, Range: hereRange, MTU: 1450}
-	o := New("here", device, opener(feed), slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	o := New("here", device, opener(feed), func(podnet.Update) {}, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- o.Run(ctx) }()
