@@ -359,7 +359,7 @@ func TestLeaks(t *testing.T) {
 	if saved := n.saved(); strings.Contains(saved, "8081") {
 		t.Errorf("host port left behind:\n%s", saved)
 	}
-	n.expect(here(t), "tcp", kept.ip.String()+":8080", "kept", nodeIP)
+	n.expect(here(t), "tcp", kept.ip.String()+":8080", "kept", gatewayIP)
 	if next := n.addPod("next"); next.ip.Compare(gone.ip) <= 0 {
 		t.Errorf("address %s given again at once: %s", gone.ip, next.ip)
 	}
