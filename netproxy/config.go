@@ -45,9 +45,7 @@ type Config struct {
 
 	ClusterDNS    netip.Addr
 	ClusterDomain string // default cluster.local
-	// ResolvConf names the file with the upstream name servers; default
-	// /etc/resolv.conf.
-	ResolvConf string
+	ResolvConf    string // file with the upstream name servers; "": there are none
 
 	Client kubernetes.Interface
 	// Peers opens a server's stream of podnet.Path.
@@ -69,7 +67,6 @@ type Config struct {
 // setDefaults fills what was left out.
 func (c *Config) setDefaults() {
 	setDefault(&c.ClusterDomain, "cluster.local")
-	setDefault(&c.ResolvConf, "/etc/resolv.conf")
 	setDefault(&c.Mode, ModeIPTables)
 	setDefault(&c.LinkName, cni.AnchorName)
 	setDefault(&c.Plugin, "orch-cni")

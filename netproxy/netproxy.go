@@ -272,6 +272,7 @@ func (p *Proxy) startDNS(ctx context.Context, tasks *errgroup.Group) error {
 		ServiceCIDR: p.cfg.ServiceCIDR,
 		ResolvConf:  p.cfg.ResolvConf,
 		Services:    p.store,
+		Logger:      p.cfg.Logger.With("component", "dns"),
 	})
 	if err := server.Listen(ctx); err != nil {
 		return err
