@@ -52,15 +52,21 @@ func datagram(from, to netip.AddrPort, data string) []byte {
 // inject sends a packet from a pod's link, as a program with NET_RAW can.
 func (p *pod) inject(packet []byte) {
 	p.node.t.Helper()
-	p.node.in(p.ns, func() {
+	p.node.inject(p.ns, hostEnd, packet)
+}
+
+// inject sends a packet by eth0 of a namespace to a neighbour's hardware address.
+func (n *node) inject(from netns.NsHandle, to net.HardwareAddr, packet []byte) {
+	n.t.Helper()
+	n.in(from, func() {
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM, 0)
-		must(p.node.t, err)
+		must(n.t, err)
 		defer unix.Close(fd)
 		link, err := net.InterfaceByName("eth0")
-		must(p.node.t, err)
-		to := &unix.SockaddrLinklayer{Protocol: 0x0008, Ifindex: link.Index, Halen: 6} // ETH_P_IP, network order
-		copy(to.Addr[:], hostEnd)
-		must(p.node.t, unix.Sendto(fd, packet, 0, to))
+		must(n.t, err)
+		address := &unix.SockaddrLinklayer{Protocol: 0x0008, Ifindex: link.Index, Halen: 6} // ETH_P_IP, network order
+		copy(address.Addr[:], to)
+		must(n.t, unix.Sendto(fd, packet, 0, address))
 	})
 }
 
@@ -123,6 +129,9 @@ func testGuard(t *testing.T) {
 
 	t.Run("other addresses", func(t *testing.T) {
 		heard := n.heard(victim.ns, ":7000")
+		uplink, err := net.InterfaceByName("eth0")
+		must(t, err)
+		n.inject(n.outside, uplink.HardwareAddr, datagram(port(other.ip, 1), port(victim.ip, 7000), "from outside as a pod"))
 		for _, from := range []netip.Addr{other.ip, outsideIP, nodeIP, gatewayIP, netip.MustParseAddr("10.42.7.7"), netip.MustParseAddr("127.0.0.1")} {
 			bad.inject(datagram(port(from, 1), port(victim.ip, 7000), "as "+from.String()))
 		}
@@ -136,6 +145,11 @@ func testGuard(t *testing.T) {
 		loopback := netip.MustParseAddr("127.0.0.1")
 		for _, from := range []netip.Addr{bad.ip, loopback, netip.MustParseAddr("127.8.8.8"), nodeIP} {
 			bad.inject(datagram(port(from, 7002), port(loopback, 7001), "as "+from.String()))
+		}
+		uplink, err := net.InterfaceByName("eth0")
+		must(t, err)
+		for _, from := range []netip.Addr{outsideIP, loopback, nodeIP, bad.ip} {
+			n.inject(n.outside, uplink.HardwareAddr, datagram(port(from, 7002), port(loopback, 7001), "from outside as "+from.String()))
 		}
 		conn, err := net.Dial("udp4", "127.0.0.1:7001")
 		must(t, err)

@@ -137,6 +137,11 @@ func (p *Proxy) start(ctx context.Context, tasks *errgroup.Group, podCIDR netip.
 	if err := engine.Prepare(ctx); err != nil {
 		return err
 	}
+	// What opens the node's own loopback to others only behind the rules that shut it.
+	anchor.LoopbackPorts = p.cfg.Mode != ModeUserspace
+	if _, err := anchor.Mend(); err != nil {
+		return err
+	}
 	mtu := p.cfg.MTU
 	if mtu == 0 {
 		mtu = cni.UplinkMTU(p.cfg.NodeIP) - overlay.Overhead
@@ -151,7 +156,8 @@ func (p *Proxy) start(ctx context.Context, tasks *errgroup.Group, podCIDR netip.
 		return err
 	}
 	tasks.Go(func() error { return engine.Run(ctx) })
-	tunnel := &overlay.Device{Name: overlay.LinkName, Addr: p.cfg.NodeIP, Range: podCIDR.Masked(), MTU: mtu}
+	tunnel := &overlay.Device{Name: overlay.LinkName, Addr: p.cfg.NodeIP, Range: podCIDR.Masked(), MTU: mtu,
+		Limits: overlay.Limits{Own: podCIDR.Masked(), Cluster: p.cfg.ClusterCIDR.Masked(), Services: p.cfg.ServiceCIDR.Masked()}}
 	ways := overlay.New(p.cfg.NodeName, tunnel, p.cfg.Peers, engine.NodesChanged, p.cfg.Logger.With("component", "overlay"))
 	tasks.Go(func() error { return ways.Run(ctx) })
 	p.follow(ways)
@@ -250,7 +256,6 @@ func guard(ctx context.Context, facts rules.Facts, log *slog.Logger) rules.Watch
 func (p *Proxy) anchor(podCIDR netip.Prefix) *cni.Anchor {
 	anchor := &cni.Anchor{
 		Name: p.cfg.LinkName, ClusterCIDR: p.cfg.ClusterCIDR, Addresses: []netip.Addr{podCIDR.Masked().Addr().Next()},
-		LoopbackPorts: p.cfg.Mode != ModeUserspace,
 	}
 	if !p.cfg.DisableDNS {
 		anchor.Addresses = append(anchor.Addresses, p.cfg.ClusterDNS)
@@ -332,8 +337,12 @@ func translate(pod netip.Addr, mappings []wire.PortMapping) []rules.HostPort {
 			continue
 		}
 		port := rules.HostPort{Protocol: strings.ToLower(m.Protocol), Port: m.HostPort, Pod: netip.AddrPortFrom(pod, m.ContainerPort)}
-		if port.Protocol == "" {
+		switch port.Protocol {
+		case "tcp", "udp", "sctp":
+		case "":
 			port.Protocol = "tcp"
+		default: // it would become a part of rules
+			continue
 		}
 		if addr, err := netip.ParseAddr(m.HostIP); err == nil && !addr.IsUnspecified() {
 			if !addr.Is4() {

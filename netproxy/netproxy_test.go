@@ -11,6 +11,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"orch/netproxy/kernel"
 	"orch/netproxy/rules"
 	"orch/netproxy/wire"
 )
@@ -36,6 +37,20 @@ func TestPodNetwork(t *testing.T) {
 	n.expect(a.ns, "tcp", outsideIP.String()+":9090", "outside", nodeIP) // masqueraded
 	a.remove()
 	b.remove()
+}
+
+// TestConnectionTracking finds the settings that kube-proxy makes.
+func TestConnectionTracking(t *testing.T) {
+	if !isolated(t) {
+		return
+	}
+	n := newNode(t, nil)
+	defer n.stop()
+	for name, want := range map[string]int{"tcp_timeout_established": 86400, "tcp_timeout_close_wait": 3600} {
+		if got, err := kernel.Number("net/netfilter/nf_conntrack_" + name); err != nil || got != want {
+			t.Errorf("%s: %d (%v), want %d", name, got, err, want)
+		}
+	}
 }
 
 // TestPartsLeftOut runs the network without each of its parts and without

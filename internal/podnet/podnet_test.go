@@ -190,3 +190,26 @@ func TestFollowRefuses(t *testing.T) {
 		}
 	}
 }
+
+// FuzzFollow is whatever a server may send to a node: it ends, and what is taken
+// began with all nodes.
+func FuzzFollow(f *testing.F) {
+	f.Add([]byte(`{"whole":true,"peers":{"a":{"addr":"192.0.2.1","range":"10.42.0.0/24"}}}` + "\n" + `{"gone":["a"]}` + "\n"))
+	f.Add([]byte(`{"whole":true,"peers":{"a":{}}}{"peers":{"b":{"addr":"::1","range":"fd00::/8"}}}`))
+	f.Add([]byte(`{"peers":{}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		first := true
+		open := func(context.Context) (io.ReadCloser, error) {
+			return io.NopCloser(strings.NewReader(string(data))), nil
+		}
+		err := Follow(context.Background(), open, func(u Update) {
+			if first && !u.Whole {
+				t.Error("what is not all nodes was taken for them")
+			}
+			first = false
+		})
+		if err == nil {
+			t.Error("a stream without end")
+		}
+	})
+}

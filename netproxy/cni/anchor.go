@@ -49,7 +49,9 @@ const (
 // AnchorParameters are below /proc/sys.
 func AnchorParameters() []string { return []string{forwarding, routeLocalnet} }
 
-// Ensure makes the link, gives it exactly the addresses and sets the routes.
+// Ensure makes the link, gives it exactly the addresses and sets the routes. What
+// LoopbackPorts opened stays open until Mend, for the rules of an earlier process
+// are in force, too.
 func (a *Anchor) Ensure() error {
 	link, err := a.link()
 	if err != nil {
@@ -58,7 +60,7 @@ func (a *Anchor) Ensure() error {
 	if err := a.removeOthers(link); err != nil {
 		return err
 	}
-	_, err = a.Mend()
+	_, err = a.mend(link)
 	return err
 }
 
@@ -68,6 +70,19 @@ func (a *Anchor) Mend() (mended []string, err error) {
 	if err != nil {
 		return nil, err
 	}
+	mended, err = a.mend(link)
+	if err != nil {
+		return mended, err
+	}
+	localnet := "0"
+	if a.LoopbackPorts {
+		localnet = "1"
+	}
+	opened, err := setParameter(routeLocalnet, localnet, "ports of the node at 127.0.0.1")
+	return append(mended, opened...), err
+}
+
+func (a *Anchor) mend(link netlink.Link) (mended []string, err error) {
 	added, err := a.addAddresses(link)
 	if err != nil {
 		return added, err
@@ -86,29 +101,18 @@ func (a *Anchor) Mend() (mended []string, err error) {
 			return mended, fmt.Errorf("route %s to %s: %w", route.Dst, a.Name, err)
 		}
 	}
-	parameters, err := a.setParameters()
+	parameters, err := setParameter(forwarding, "1", "enable IPv4 forwarding (sysctl -w net.ipv4.ip_forward=1)")
 	return append(mended, parameters...), err
 }
 
-func (a *Anchor) setParameters() (mended []string, err error) {
-	localnet := "0"
-	if a.LoopbackPorts {
-		localnet = "1"
+func setParameter(name, value, purpose string) (mended []string, err error) {
+	if now, err := kernel.Number(name); err == nil && strconv.Itoa(now) == value {
+		return nil, nil
 	}
-	for _, p := range []struct{ name, value, purpose string }{
-		{forwarding, "1", "enable IPv4 forwarding (sysctl -w net.ipv4.ip_forward=1)"},
-		{routeLocalnet, localnet, "ports of the node at 127.0.0.1"},
-	} {
-		now, _ := kernel.Number(p.name)
-		if strconv.Itoa(now) == p.value {
-			continue
-		}
-		mended = append(mended, p.name)
-		if err := kernel.Set(p.name, p.value); err != nil {
-			return mended, fmt.Errorf("%s: %w", p.purpose, err)
-		}
+	if err := kernel.Set(name, value); err != nil {
+		return nil, fmt.Errorf("%s: %w", purpose, err)
 	}
-	return mended, nil
+	return []string{name}, nil
 }
 
 // routes are those of the anchor: what no pod and no node holds of the cluster's
@@ -192,8 +196,12 @@ func unreachable(prefix netip.Prefix) *netlink.Route {
 	return &netlink.Route{Dst: network(prefix), Type: unix.RTN_UNREACHABLE, Protocol: routeOrigin, Priority: 1 << 20}
 }
 
-// Remove deletes the link with its addresses and routes.
+// Remove deletes the link with its addresses and routes, and shuts what
+// LoopbackPorts opened: the rules that guard it go, too.
 func (a *Anchor) Remove() error {
+	if err := kernel.Set(routeLocalnet, "0"); err != nil {
+		return err
+	}
 	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: routeOrigin}, netlink.RT_FILTER_PROTOCOL)
 	if err != nil {
 		return fmt.Errorf("list routes: %w", err)

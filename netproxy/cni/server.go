@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -135,8 +136,10 @@ func (s *Server) Serve(ctx context.Context, listening func() error) error {
 	}
 }
 
-// callTimeout bounds a call whose caller is gone.
-const callTimeout = time.Minute
+const (
+	callTimeout = time.Minute // of a call whose caller is gone
+	requestMax  = 1 << 20     // bytes of a call
+)
 
 func (s *Server) serveConn(ctx context.Context, conn net.Conn) {
 	defer conn.Close()
@@ -144,7 +147,7 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	var request wire.Request
-	if err := json.NewDecoder(conn).Decode(&request); err != nil {
+	if err := json.NewDecoder(io.LimitReader(conn, requestMax)).Decode(&request); err != nil {
 		return // the caller went away
 	}
 	result, err := s.Handle(ctx, &request)

@@ -29,6 +29,8 @@ type Device struct {
 	Addr  netip.Addr   // of the node; other nodes send there
 	Range netip.Prefix // of the node's pods
 	MTU   int          // inner
+	// Limits are those of the nodes that may be reached.
+	Limits Limits
 
 	link netlink.Link // set by ensure
 }

@@ -28,7 +28,9 @@ type Overlay struct {
 	moved  netip.Addr             // the node's address, if it is another now
 	look   bool                   // the kernel may hold something else than what was set
 
-	applied *entries // what the kernel holds; nil: not known. Run's alone.
+	// These are Run's alone.
+	applied  *entries // what the kernel holds; nil: not known
+	admitted map[string]podnet.Peer
 }
 
 // New returns the overlay of the node self; open gives a server's stream of
@@ -84,6 +86,12 @@ func (o *Overlay) sync() error {
 	if !listed {
 		return nil
 	}
+	told := len(peers)
+	peers = o.device.Limits.admit(peers, o.admitted)
+	if len(peers) < told && !maps.Equal(peers, o.admitted) {
+		o.log.Warn("nodes whose address or pod range cannot be, or is another's, are left out", "nodes", told-len(peers))
+	}
+	o.admitted = peers
 	if o.applied == nil {
 		if len(peers) == 0 {
 			return Remove(o.device.Name)
