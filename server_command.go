@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -20,6 +19,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"orch/agent"
+	"orch/agent/address"
 	"orch/internal/footprint"
 	"orch/server"
 )
@@ -91,6 +91,9 @@ func runServer(c *cli.Context) error {
 		}
 		node.Servers = s.Local
 		node.OnReady = func() { notifyReady(cfg.Logger) }
+		node.OnMove = func() {
+			cfg.Logger.Warn("other servers and nodes know this server by the address that it started with: start orch again", "address", cfg.AdvertiseAddress)
+		}
 		group.Go(func() error { return agent.Run(ctx, node) })
 	}
 	group.Go(func() error { return s.Run(ctx) })
@@ -226,7 +229,7 @@ func nodeConfig(c *cli.Context) (agent.Config, error) {
 	cfg := agent.Config{
 		DataDir: c.String("data-dir"), NodeName: c.String("node-name"), Logger: logger,
 		NodeLabels: split(c.StringSlice("node-label")), NodeTaints: split(c.StringSlice("node-taint")),
-		ProxyMode: c.String("proxy-mode"), RuntimeEndpoint: c.String("container-runtime-endpoint"),
+		ProxyMode: c.String("proxy-mode"), ResolvConf: c.String("resolv-conf"), RuntimeEndpoint: c.String("container-runtime-endpoint"),
 		Disable:        split(c.StringSlice("disable")),
 		ShutdownPeriod: c.Duration("shutdown-grace-period"), ShutdownCriticalPeriod: c.Duration("shutdown-grace-period-critical-pods"),
 	}
@@ -252,30 +255,14 @@ func nodeConfig(c *cli.Context) (agent.Config, error) {
 	if cfg.NodeIP, err = parseIP(c, "node-ip"); err != nil {
 		return cfg, err
 	}
-	if cfg.NodeIP == nil {
-		cfg.NodeIP, err = defaultAddress()
-	}
-	return cfg, err
-}
-
-// defaultAddress is the address that packets to elsewhere leave from; on a
-// machine without a route out, the first address that is not loopback.
-func defaultAddress() (net.IP, error) {
-	// Connecting a UDP socket sends nothing: it only asks for the route.
-	if conn, err := net.Dial("udp", "192.0.2.1:9"); err == nil {
-		defer conn.Close()
-		return conn.LocalAddr().(*net.UDPAddr).IP, nil
-	}
-	addresses, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil, fmt.Errorf("find this machine's address: %w (give --node-ip)", err)
-	}
-	for _, a := range addresses {
-		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && n.IP.To4() != nil {
-			return n.IP, nil
+	if cfg.NodeIPGiven = cfg.NodeIP != nil; !cfg.NodeIPGiven {
+		addr, err := address.Find(c.Context, cfg.DataDir, logger)
+		if err != nil {
+			return cfg, err
 		}
+		cfg.NodeIP = addr.AsSlice()
 	}
-	return nil, fmt.Errorf("this machine has no address besides loopback: give --node-ip")
+	return cfg, nil
 }
 
 // split allows lists with commas as well as repeated flags.

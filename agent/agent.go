@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"orch/agent/address"
 	"orch/agent/node"
 	"orch/agent/pod"
 	"orch/agent/serve"
@@ -37,6 +38,7 @@ type assembly struct {
 	hangUp      func() // closes connections of api that nobody uses
 	events      *pod.Events
 	network     *netproxy.Proxy
+	address     *address.Tracker
 	volumes     *volume.Manager
 	pods        *pod.Manager
 	node        *node.Manager
@@ -79,11 +81,11 @@ func (a *assembly) assemble() error {
 		return err
 	}
 	a.network = netproxy.New(networkConfig)
+	a.address = address.Follow(networkConfig.NodeIP, cfg.NodeIPGiven, cfg.DataDir, cfg.Logger)
 	a.volumes = volume.New(volume.Config{
 		Dir: dir, Client: a.api, Events: a.events, Evict: a.evict, Logger: cfg.Logger,
 		Node: func() *corev1.Node { return a.node.Node() },
 	})
-	hostIPs := []string{cfg.NodeIP.String()}
 	if a.pods, err = pod.New(pod.Config{
 		NodeName: cfg.NodeName, Dir: dir, Client: a.api, Logger: cfg.Logger,
 		Runtime: a.runtime.Runtime(), Images: a.runtime.Images(),
@@ -91,8 +93,8 @@ func (a *assembly) assemble() error {
 		Node:       func() *corev1.Node { return a.node.Node() },
 		Refuse:     a.refuse,
 		Services:   a.network.Services,
-		HostIPs:    func() []string { return hostIPs },
-		ClusterDNS: []string{settings.ClusterDNS}, ClusterDomain: settings.ClusterDomain,
+		HostIPs:    func() []string { return []string{a.address.Current().String()} },
+		ClusterDNS: []string{settings.ClusterDNS}, ClusterDomain: settings.ClusterDomain, ResolvConf: cfg.ResolvConf,
 	}); err != nil {
 		return err
 	}
@@ -113,7 +115,10 @@ func (a *assembly) evict(uid types.UID, reason, message string) {
 func (a *assembly) networkConfig(s joining.Settings) (netproxy.Config, error) {
 	config := netproxy.Config{
 		DataDir: a.cfg.DataDir, NodeName: a.cfg.NodeName, ClusterDomain: s.ClusterDomain,
-		PodCIDR: a.podCIDR, Peers: a.peers, Client: a.api, Mode: a.cfg.ProxyMode, Logger: a.cfg.Logger,
+		PodCIDR: a.podCIDR, Peers: a.peers, Client: a.api, Mode: a.cfg.ProxyMode, Logger: a.cfg.Logger, ResolvConf: a.cfg.ResolvConf,
+		Report: func(o *corev1.ObjectReference, eventType, reason, message string) {
+			a.events.Event(o, eventType, reason, message)
+		},
 		DisableProxy: a.cfg.Disabled("proxy"), DisableDNS: a.cfg.Disabled("dns"),
 	}
 	var ok bool
@@ -138,7 +143,7 @@ func (a *assembly) nodeConfig() node.Config {
 	labels, _ := a.cfg.labels() // validated
 	taints, _ := a.cfg.taints()
 	return node.Config{
-		Client: a.api, NodeName: a.cfg.NodeName, NodeIPs: []net.IP{a.cfg.NodeIP},
+		Client: a.api, NodeName: a.cfg.NodeName, NodeIPs: func() []net.IP { return []net.IP{a.address.Current().AsSlice()} },
 		Labels: labels, Taints: taints, DataDir: a.cfg.DataDir, KubeletPort: serve.Port,
 		Runtime: a.runtime.Runtime(), Images: a.runtime.Images(), Ready: a.ready, OnReady: a.cfg.OnReady, Events: a.events,
 		Evictor: a.pods, Usage: a.stats.Usage, Reclaim: a.runtime.GarbageCollect, Logger: a.cfg.Logger,
@@ -150,6 +155,15 @@ func (a *assembly) nodeConfig() node.Config {
 			}
 			return running
 		},
+	}
+}
+
+// moved tells all who need to know that the node has another address.
+func (a *assembly) moved(_, to netip.Addr) {
+	a.network.Move(to)
+	a.node.Wake()
+	if a.cfg.OnMove != nil {
+		a.cfg.OnMove()
 	}
 }
 
@@ -181,6 +195,7 @@ func (a *assembly) run(ctx context.Context) error {
 	group.Go(func() error { return a.events.Run(ctx) })
 	group.Go(func() error { return a.volumes.Run(ctx) })
 	group.Go(func() error { return a.network.Run(ctx) })
+	group.Go(func() error { return a.address.Run(ctx, a.moved) })
 	group.Go(func() error { return a.runNode(ctx) })
 	group.Go(func() error { return a.link(ctx) })
 	if a.shutdown != nil {

@@ -21,17 +21,21 @@ import (
 
 // Config of an agent. Error texts of Validate name the flag to mend.
 type Config struct {
-	DataDir    string
-	NodeName   string
-	NodeIP     net.IP
-	NodeLabels []string // key=value
-	NodeTaints []string // key=value:Effect
+	DataDir  string
+	NodeName string
+	NodeIP   net.IP // to begin with
+	// NodeIPGiven tells that somebody chose NodeIP: it stays, even if the machine
+	// has another.
+	NodeIPGiven bool
+	NodeLabels  []string // key=value
+	NodeTaints  []string // key=value:Effect
 
 	// Servers gives the URL of a server and the join token. It may block until a
 	// server in the same process is listening.
 	Servers func(ctx context.Context) (url, token string, err error)
 
 	ProxyMode       string
+	ResolvConf      string // file with the machine's name servers; "": there are none
 	RuntimeEndpoint string // CRI socket; "" means the embedded containerd
 	Disable         []string
 
@@ -42,6 +46,7 @@ type Config struct {
 	Shutdown <-chan os.Signal
 
 	OnReady func() // called once, when the node is Ready for the first time; nil: nothing
+	OnMove  func() // called after the node's address became another one; nil: nothing
 
 	Logger *slog.Logger
 }

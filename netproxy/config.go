@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"net/netip"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"orch/netproxy/cni"
+	"orch/netproxy/rules"
 )
 
 // Modes of the service proxy.
@@ -43,14 +45,14 @@ type Config struct {
 
 	ClusterDNS    netip.Addr
 	ClusterDomain string // default cluster.local
-	// ResolvConf names the file with the upstream name servers; default
-	// /etc/resolv.conf.
-	ResolvConf string
+	ResolvConf    string // file with the upstream name servers; "": there are none
 
 	Client kubernetes.Interface
 	// Peers opens a server's stream of podnet.Path.
 	Peers func(ctx context.Context) (io.ReadCloser, error)
 	Mode  string // default iptables
+	// Report records an API event of this node's proxy; nil: nobody does.
+	Report rules.Report
 
 	DisableProxy bool // leave services to another proxy
 	DisableDNS   bool // leave the DNS address to another server
@@ -65,12 +67,14 @@ type Config struct {
 // setDefaults fills what was left out.
 func (c *Config) setDefaults() {
 	setDefault(&c.ClusterDomain, "cluster.local")
-	setDefault(&c.ResolvConf, "/etc/resolv.conf")
 	setDefault(&c.Mode, ModeIPTables)
 	setDefault(&c.LinkName, cni.AnchorName)
 	setDefault(&c.Plugin, "orch-cni")
 	if c.Logger == nil {
 		c.Logger = slog.Default()
+	}
+	if c.Report == nil {
+		c.Report = func(*corev1.ObjectReference, string, string, string) {}
 	}
 }
 

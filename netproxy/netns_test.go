@@ -39,12 +39,14 @@ type node struct {
 	stop    func()
 
 	resolvConf string
+	alter      func(*Config) // nil: nothing
 }
 
 var (
 	nodeIP    = netip.MustParseAddr("192.168.77.1")
 	outsideIP = netip.MustParseAddr("192.168.77.2")
 	dnsIP     = netip.MustParseAddr("10.43.0.10")
+	gatewayIP = netip.MustParseAddr("10.42.0.1") // the node's own among the pods
 )
 
 // isolated runs the calling test again in namespaces of its own and reports
@@ -113,12 +115,16 @@ func newNode(t testing.TB, client kubernetes.Interface) *node {
 func emptyCluster() kubernetes.Interface { return fake.NewClientset() }
 
 func (n *node) config() Config {
-	return Config{
+	config := Config{
 		DataDir: n.dataDir, NodeName: "node-1", NodeIP: nodeIP,
 		ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"),
 		PodCIDR: func(context.Context) (netip.Prefix, error) { return netip.MustParsePrefix("10.42.0.0/24"), nil },
 		Mode:    n.mode(), Peers: noPeers, ResolvConf: n.resolvConf, ClusterDNS: dnsIP, Client: n.client, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	}
+	if n.alter != nil {
+		n.alter(&config)
+	}
+	return config
 }
 
 // noPeers is a server that never tells of other nodes.
@@ -240,13 +246,18 @@ func (p *pod) serve(port int) { p.node.serve(p.ns, p.name, port) }
 
 func (n *node) serve(ns netns.NsHandle, name string, port int) {
 	n.t.Helper()
+	n.serveAt(ns, name, fmt.Sprintf(":%d", port))
+}
+
+func (n *node) serveAt(ns netns.NsHandle, name, address string) {
+	n.t.Helper()
 	var listener net.Listener
 	var packets net.PacketConn
 	n.in(ns, func() {
 		var err error
-		listener, err = net.Listen("tcp4", fmt.Sprintf(":%d", port))
+		listener, err = net.Listen("tcp4", address)
 		must(n.t, err)
-		packets, err = net.ListenPacket("udp4", fmt.Sprintf(":%d", port))
+		packets, err = net.ListenPacket("udp4", address)
 		must(n.t, err)
 	})
 	go func() {

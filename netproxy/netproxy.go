@@ -5,15 +5,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"path/filepath"
+	goruntime "runtime"
 	"strings"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 
 	"orch/netproxy/cni"
 	"orch/netproxy/dns"
+	"orch/netproxy/kernel"
 	"orch/netproxy/overlay"
 	"orch/netproxy/rules"
 	"orch/netproxy/services"
@@ -26,6 +30,10 @@ type Proxy struct {
 	store *services.Store
 	ready chan struct{}
 
+	mu     sync.Mutex // guards what follows
+	nodeIP netip.Addr
+	ways   *overlay.Overlay // nil: not started
+
 	// Set before ready is closed.
 	engine *rules.Engine
 	pods   *cni.Server
@@ -34,7 +42,27 @@ type Proxy struct {
 // New returns a Proxy; Run makes it work.
 func New(cfg Config) *Proxy {
 	cfg.setDefaults()
-	return &Proxy{cfg: cfg, store: services.NewStore(), ready: make(chan struct{})}
+	return &Proxy{cfg: cfg, store: services.NewStore(), ready: make(chan struct{}), nodeIP: cfg.NodeIP}
+}
+
+// Move tells that the node has another address now.
+func (p *Proxy) Move(to netip.Addr) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.nodeIP = to
+	if p.ways != nil {
+		p.ways.Move(to)
+	}
+}
+
+// follow passes on where the node is, from now on.
+func (p *Proxy) follow(ways *overlay.Overlay) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ways = ways
+	if p.nodeIP != p.cfg.NodeIP {
+		ways.Move(p.nodeIP)
+	}
 }
 
 // Ready is closed once pods can be attached, services reached and names
@@ -72,11 +100,13 @@ func (p *Proxy) Run(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("learn the node's pod range: %w", err)
 		}
-		filter, err := p.filter(running, podCIDR)
+		reserved := rules.NewReserved(p.cfg.NodeName, p.cfg.ServiceCIDR.Masked())
+		reserved.HostPortsOnly, reserved.Anchor = p.cfg.DisableProxy, p.cfg.LinkName
+		filter, err := p.filter(running, podCIDR, reserved)
 		if err != nil {
 			return err
 		}
-		return p.start(running, tasks, podCIDR, filter)
+		return p.start(running, tasks, podCIDR, filter, reserved)
 	})
 	if err := tasks.Wait(); ctx.Err() == nil {
 		return err
@@ -86,23 +116,30 @@ func (p *Proxy) Run(ctx context.Context) error {
 
 // start brings up the parts in the order of what rests on what, and leaves
 // them running as tasks.
-func (p *Proxy) start(ctx context.Context, tasks *errgroup.Group, podCIDR netip.Prefix, filter packetFilter) error {
-	var services rules.Services
-	if !p.cfg.DisableProxy {
-		services = p.store
-	}
-	engine := rules.NewEngine(filter, services, rules.Conntrack{}, p.cfg.Logger.With("component", "rules"))
+func (p *Proxy) start(ctx context.Context, tasks *errgroup.Group, podCIDR netip.Prefix, filter rules.Watched, reserved *rules.Reserved) error {
+	engine := rules.NewEngine(filter, p.store, reserved, rules.Conntrack{}, p.cfg.Report, p.cfg.Logger.With("component", "rules"))
 	p.store.OnChange(engine.ServiceChanged)
 
 	// The addresses first: pods are routed by them and DNS listens on one.
-	if err := p.anchor(podCIDR).Ensure(); err != nil {
+	anchor := p.anchor(podCIDR)
+	if err := anchor.Ensure(); err != nil {
 		return err
 	}
 	if err := p.startDNS(ctx, tasks); err != nil {
 		return err
 	}
+	if p.cfg.Mode != ModeUserspace && !p.cfg.DisableProxy {
+		if err := kernel.TrackConnections(goruntime.NumCPU()); err != nil {
+			p.cfg.Logger.Debug("connection tracking is left as it is", "component", "network", "error", err)
+		}
+	}
 	// Then what lets pods out, before there are new ones.
 	if err := engine.Prepare(ctx); err != nil {
+		return err
+	}
+	// What opens the node's own loopback to others only behind the rules that shut it.
+	anchor.LoopbackPorts = p.cfg.Mode != ModeUserspace
+	if _, err := anchor.Mend(); err != nil {
 		return err
 	}
 	mtu := p.cfg.MTU
@@ -112,17 +149,24 @@ func (p *Proxy) start(ctx context.Context, tasks *errgroup.Group, podCIDR netip.
 	// Adopt the sandboxes before the first full sync, which removes every rule
 	// that nobody claims.
 	pods := cni.New(cni.Config{
-		Dir: filepath.Join(p.cfg.DataDir, "agent"), PodCIDR: podCIDR, NodeIP: p.cfg.NodeIP, MTU: mtu,
-		HostPorts: hostPorts{engine}, LoopbackPorts: p.cfg.Mode != ModeUserspace, Logger: p.cfg.Logger.With("component", "cni"),
+		Dir: filepath.Join(p.cfg.DataDir, "agent"), PodCIDR: podCIDR, MTU: mtu,
+		HostPorts: hostPorts{engine}, Logger: p.cfg.Logger.With("component", "cni"),
 	})
 	if err := pods.Open(); err != nil {
 		return err
 	}
 	tasks.Go(func() error { return engine.Run(ctx) })
-	tunnel := &overlay.Device{Name: overlay.LinkName, Addr: p.cfg.NodeIP, Range: podCIDR.Masked(), MTU: mtu}
-	tasks.Go(func() error {
-		return overlay.New(p.cfg.NodeName, tunnel, p.cfg.Peers, p.cfg.Logger.With("component", "overlay")).Run(ctx)
-	})
+	tunnel := &overlay.Device{Name: overlay.LinkName, Addr: p.cfg.NodeIP, Range: podCIDR.Masked(), MTU: mtu,
+		Limits: overlay.Limits{Own: podCIDR.Masked(), Cluster: p.cfg.ClusterCIDR.Masked(), Services: p.cfg.ServiceCIDR.Masked()}}
+	ways := overlay.New(p.cfg.NodeName, tunnel, p.cfg.Peers, engine.NodesChanged, p.cfg.Logger.With("component", "overlay"))
+	tasks.Go(func() error { return ways.Run(ctx) })
+	p.follow(ways)
+	keep := &keeper{
+		proxy: p, anchor: anchor, pods: pods, ways: ways, engine: engine, wake: make(chan struct{}, 1),
+		silent: p.cfg.Mode == ModeUserspace || rules.Silent(filter),
+	}
+	tasks.Go(func() error { return keep.run(ctx) })
+	tasks.Go(func() error { return keep.watch(ctx) })
 	tasks.Go(func() error {
 		if err := filter.Watch(ctx, engine.Recheck); err != nil {
 			p.cfg.Logger.Warn("rules removed by other programs will not be restored", "component", "rules", "error", err)
@@ -150,18 +194,13 @@ func (p *Proxy) start(ctx context.Context, tasks *errgroup.Group, podCIDR netip.
 	return nil
 }
 
-// packetFilter is a filter that is told when others change its rules.
-type packetFilter interface {
-	rules.Filter
-	Watch(ctx context.Context, changed func()) error
-}
-
 // filter makes the packet filter of the mode, and removes what a process in
 // another mode left.
-func (p *Proxy) filter(ctx context.Context, podCIDR netip.Prefix) (packetFilter, error) {
+func (p *Proxy) filter(ctx context.Context, podCIDR netip.Prefix, reserved *rules.Reserved) (rules.Watched, error) {
 	facts := rules.Facts{
 		NodeName: p.cfg.NodeName, Zone: p.cfg.Zone,
 		ClusterCIDR: p.cfg.ClusterCIDR.Masked(), PodCIDR: podCIDR.Masked(), NoServices: p.cfg.DisableProxy,
+		TunnelLink: overlay.LinkName, Reserved: reserved,
 	}
 	if !p.cfg.DisableDNS {
 		facts.LocalDNS = p.cfg.ClusterDNS
@@ -182,21 +221,42 @@ func (p *Proxy) filter(ctx context.Context, podCIDR netip.Prefix) (packetFilter,
 	if p.cfg.Mode == ModeUserspace {
 		log := p.cfg.Logger.With("component", "rules")
 		log.Warn("services are relayed by this process: they rest while it is stopped, pods see the node as their client, and nothing lets pods reach the world outside but your own routes or rules")
-		return rules.NewUserspace(facts, cni.NewServiceAddresses(p.cfg.LinkName, p.cfg.ServiceCIDR), log), nil
+		return rules.NewUserspace(facts, cni.NewServiceAddresses(p.cfg.LinkName, p.cfg.ServiceCIDR), guard(ctx, facts, log), log), nil
 	}
+	return iptablesFilter(ctx, facts)
+}
+
+func iptablesFilter(ctx context.Context, facts rules.Facts) (rules.Watched, error) {
 	iptables, err := rules.NewIPTables()
 	if err != nil {
 		return nil, err
 	}
-	facts.RandomFully = iptables.RandomFully
+	iptables.Probe(ctx)
+	facts.RandomFully, facts.ReversePath = iptables.RandomFully, iptables.ReversePath
 	return struct {
 		*rules.Tables
 		*rules.IPTables
 	}{rules.NewTables(facts, iptables), iptables}, nil
 }
 
+// guard is what keeps pods to their own addresses in mode userspace, if the
+// kernel has any filter after all.
+func guard(ctx context.Context, facts rules.Facts, log *slog.Logger) rules.Watched {
+	facts.NoServices, facts.GuardOnly = true, true
+	if filter, err := iptablesFilter(ctx, facts); err == nil && filter.Prepare(ctx) == nil {
+		return filter
+	}
+	if filter, err := rules.NewNFTables(facts); err == nil && filter.Prepare(ctx) == nil {
+		return filter
+	}
+	log.Warn("there is no packet filter: only the kernel's check of sources keeps pods to their own addresses (it must not be loose: net.ipv4.conf.all.rp_filter=2 overrules it), and whoever reaches UDP port 8472 of this node is believed")
+	return nil
+}
+
 func (p *Proxy) anchor(podCIDR netip.Prefix) *cni.Anchor {
-	anchor := &cni.Anchor{Name: p.cfg.LinkName, NodeIP: p.cfg.NodeIP, ClusterCIDR: p.cfg.ClusterCIDR, Addresses: []netip.Addr{podCIDR.Masked().Addr().Next()}}
+	anchor := &cni.Anchor{
+		Name: p.cfg.LinkName, ClusterCIDR: p.cfg.ClusterCIDR, Addresses: []netip.Addr{podCIDR.Masked().Addr().Next()},
+	}
 	if !p.cfg.DisableDNS {
 		anchor.Addresses = append(anchor.Addresses, p.cfg.ClusterDNS)
 	}
@@ -217,6 +277,7 @@ func (p *Proxy) startDNS(ctx context.Context, tasks *errgroup.Group) error {
 		ServiceCIDR: p.cfg.ServiceCIDR,
 		ResolvConf:  p.cfg.ResolvConf,
 		Services:    p.store,
+		Logger:      p.cfg.Logger.With("component", "dns"),
 	})
 	if err := server.Listen(ctx); err != nil {
 		return err
@@ -276,8 +337,12 @@ func translate(pod netip.Addr, mappings []wire.PortMapping) []rules.HostPort {
 			continue
 		}
 		port := rules.HostPort{Protocol: strings.ToLower(m.Protocol), Port: m.HostPort, Pod: netip.AddrPortFrom(pod, m.ContainerPort)}
-		if port.Protocol == "" {
+		switch port.Protocol {
+		case "tcp", "udp", "sctp":
+		case "":
 			port.Protocol = "tcp"
+		default: // it would become a part of rules
+			continue
 		}
 		if addr, err := netip.ParseAddr(m.HostIP); err == nil && !addr.IsUnspecified() {
 			if !addr.Is4() {

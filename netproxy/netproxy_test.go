@@ -2,12 +2,18 @@ package netproxy
 
 import (
 	"errors"
+	"fmt"
+	"net"
 	"net/netip"
 	"os/exec"
 	"strings"
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"orch/netproxy/kernel"
 	"orch/netproxy/rules"
+	"orch/netproxy/wire"
 )
 
 func TestPodNetwork(t *testing.T) {
@@ -25,12 +31,63 @@ func TestPodNetwork(t *testing.T) {
 
 	n.expect(a.ns, "tcp", b.ip.String()+":8080", "pod-b", a.ip)
 	n.expect(a.ns, "udp", b.ip.String()+":8080", "pod-b", a.ip)
-	n.expect(self, "tcp", a.ip.String()+":8080", "pod-a", nodeIP)
+	n.expect(self, "tcp", a.ip.String()+":8080", "pod-a", gatewayIP)
 	n.expect(a.ns, "tcp", nodeIP.String()+":9091", "node", a.ip)
 	n.expect(a.ns, "tcp", "127.0.0.1:8080", "pod-a", netip.MustParseAddr("127.0.0.1"))
 	n.expect(a.ns, "tcp", outsideIP.String()+":9090", "outside", nodeIP) // masqueraded
 	a.remove()
 	b.remove()
+}
+
+// TestConnectionTracking finds the settings that kube-proxy makes.
+func TestConnectionTracking(t *testing.T) {
+	if !isolated(t) {
+		return
+	}
+	n := newNode(t, nil)
+	defer n.stop()
+	for name, want := range map[string]int{"tcp_timeout_established": 86400, "tcp_timeout_close_wait": 3600} {
+		if got, err := kernel.Number("net/netfilter/nf_conntrack_" + name); err != nil || got != want {
+			t.Errorf("%s: %d (%v), want %d", name, got, err, want)
+		}
+	}
+}
+
+// TestPartsLeftOut runs the network without each of its parts and without
+// several, in each mode: a service and a host port come and go, and pods reach
+// what is left.
+func TestPartsLeftOut(t *testing.T) {
+	if !isolated(t) {
+		return
+	}
+	n := newNode(t, nil)
+	defer func() { n.stop() }()
+	for i, mode := range []string{ModeIPTables, ModeNFTables, ModeUserspace} {
+		for left := range 4 {
+			proxy, dns := left&1 != 0, left&2 != 0
+			t.Logf("%s, without proxy: %v, without DNS: %v", mode, proxy, dns)
+			n.stop()
+			n.alter = func(c *Config) { c.Mode, c.DisableProxy, c.DisableDNS = mode, proxy, dns }
+			n.start()
+			name := fmt.Sprintf("pod-%d-%d", i, left)
+			pod := n.addPod(name, wire.PortMapping{HostPort: 8081, ContainerPort: 8080, Protocol: "tcp"})
+			pod.serve(8080)
+			clusterIP := fmt.Sprintf("10.43.1.%d", 10*i+left+1)
+			n.service(name, clusterIP, nil, pod)
+			n.expect(n.outside, "tcp", nodeIP.String()+":8081", name, netip.Addr{})
+			if _, _, err := n.ask(here(t), "tcp", clusterIP+":80"); (err != nil) != proxy {
+				t.Errorf("the service's address: %v", err)
+			}
+			if conn, err := net.Dial("tcp", dnsIP.String()+":53"); (err != nil) != dns {
+				t.Errorf("the name server's address: %v", err)
+			} else if err == nil {
+				conn.Close()
+			}
+			must(t, n.client.CoreV1().Services("default").Delete(t.Context(), name, metav1.DeleteOptions{}))
+			pod.remove()
+			n.settle()
+		}
+	}
 }
 
 func TestPreflight(t *testing.T) {

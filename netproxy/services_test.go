@@ -170,6 +170,13 @@ func testServices(t *testing.T) {
 		}, a)
 		n.expect(n.outside, "tcp", nodeIP.String()+":30083", "pod-a", outsideIP)
 		n.expectHealth(30084, http.StatusOK) // with a local endpoint
+		ending := endpointSlice("local", a)
+		ending.Endpoints[0].Conditions = discoveryv1.EndpointConditions{Ready: new(false), Serving: new(true), Terminating: new(true)}
+		_, err := n.client.DiscoveryV1().EndpointSlices("default").Update(context.Background(), ending, metav1.UpdateOptions{})
+		must(t, err)
+		n.settle()
+		n.expectHealth(30084, http.StatusServiceUnavailable) // send no more, though what comes is served
+		n.expect(n.outside, "tcp", nodeIP.String()+":30083", "pod-a", outsideIP)
 		n.setEndpoints("local")
 		n.expectHealth(30084, http.StatusServiceUnavailable)
 	})
@@ -359,7 +366,7 @@ func TestLeaks(t *testing.T) {
 	if saved := n.saved(); strings.Contains(saved, "8081") {
 		t.Errorf("host port left behind:\n%s", saved)
 	}
-	n.expect(here(t), "tcp", kept.ip.String()+":8080", "kept", nodeIP)
+	n.expect(here(t), "tcp", kept.ip.String()+":8080", "kept", gatewayIP)
 	if next := n.addPod("next"); next.ip.Compare(gone.ip) <= 0 {
 		t.Errorf("address %s given again at once: %s", gone.ip, next.ip)
 	}

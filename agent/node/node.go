@@ -60,7 +60,7 @@ type Evictor interface {
 type Config struct {
 	Client       kubernetes.Interface
 	NodeName     string
-	NodeIPs      []net.IP // the primary one first
+	NodeIPs      func() []net.IP // the primary one first; nil: none
 	ExternalIPs  []net.IP
 	Labels       map[string]string
 	Taints       []corev1.Taint // given to a node that is new
@@ -122,6 +122,9 @@ func New(cfg Config) (*Manager, error) {
 	}
 	if cfg.Events == nil {
 		cfg.Events = noEvents{}
+	}
+	if cfg.NodeIPs == nil {
+		cfg.NodeIPs = func() []net.IP { return nil }
 	}
 	if cfg.MaxPods == 0 {
 		cfg.MaxPods = 110

@@ -91,7 +91,7 @@ func TestNodeBecomesReady(t *testing.T) {
 	client, cri := fake.NewClientset(), &fakeCRI{}
 	events := recorded{make(chan string, 100)}
 	m, err := New(Config{
-		Client: client, NodeName: "box", NodeIPs: []net.IP{net.IPv4(10, 0, 0, 1)}, Runtime: cri, Images: cri,
+		Client: client, NodeName: "box", NodeIPs: func() []net.IP { return []net.IP{net.IPv4(10, 0, 0, 1)} }, Runtime: cri, Images: cri,
 		Labels: map[string]string{"disk": "ssd"}, Taints: []corev1.Taint{{Key: "k", Effect: corev1.TaintEffectNoSchedule}},
 		DataDir: t.TempDir(), Machine: testMachine(), Events: events,
 	})

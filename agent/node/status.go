@@ -253,7 +253,7 @@ func eventReason(c corev1.NodeCondition) string {
 func (m *Manager) observe(ctx context.Context) observation {
 	signals := m.readSignals(ctx)
 	o := observation{
-		machine: m.machine, name: m.cfg.NodeName, ips: m.cfg.NodeIPs, externalIPs: m.cfg.ExternalIPs,
+		machine: m.machine, name: m.cfg.NodeName, ips: m.cfg.NodeIPs(), externalIPs: m.cfg.ExternalIPs,
 		disk: signals.nodeBytes, maxPods: m.cfg.MaxPods, reserved: m.cfg.Reserved, kubeletPort: m.cfg.KubeletPort,
 		images: m.images.get(ctx, m.cfg.Now(), m.cfg.Images), notReady: m.cfg.Ready(),
 	}

@@ -76,7 +76,7 @@ type Config struct {
 
 	ClusterDNS    []string
 	ClusterDomain string
-	ResolvConf    string // the host's; "": /etc/resolv.conf
+	ResolvConf    string // the host's; "": it has none that pods may use
 
 	// CgroupParent holds the pods' cgroups; "": /kubepods. CgroupFS is where
 	// cgroups are mounted; "": /sys/fs/cgroup.
@@ -141,7 +141,6 @@ func (c *Config) Validate() error {
 	if c.Pulls == 0 {
 		c.Pulls = 4
 	}
-	setDefault(&c.ResolvConf, "/etc/resolv.conf")
 	setDefault(&c.CgroupParent, "/kubepods")
 	setDefault(&c.CgroupFS, "/sys/fs/cgroup")
 	setDefault(&c.SeccompDir, filepath.Join(c.Dir, "seccomp"))

@@ -9,6 +9,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"orch/netproxy/dns"
 )
 
 // sandboxConfig turns a pod's spec into the config of its sandbox.
@@ -134,11 +136,11 @@ func shortened(host string) string {
 
 // podDNS gives the pod's resolver settings.
 func (m *Manager) podDNS(pod *corev1.Pod) (*runtimeapi.DNSConfig, error) {
-	raw, err := os.ReadFile(m.cfg.ResolvConf)
-	if err != nil && !os.IsNotExist(err) {
+	host, err := m.hostResolver()
+	if err != nil {
 		return nil, fmt.Errorf("read resolver settings: %w", err)
 	}
-	config := resolverConfig(string(raw), pod, m.cfg.ClusterDNS, m.cfg.ClusterDomain)
+	config := resolverConfig(host, pod, m.cfg.ClusterDNS, m.cfg.ClusterDomain)
 	if len(config.Searches) > 32 || len(strings.Join(config.Searches, " ")) > 2048 {
 		config.Searches = fittingSearches(config.Searches)
 		m.cfg.Events.Event(objectReference(pod, nil), corev1.EventTypeWarning, "DNSConfigForming",
@@ -150,6 +152,21 @@ func (m *Manager) podDNS(pod *corev1.Pod) (*runtimeapi.DNSConfig, error) {
 			"Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: "+strings.Join(config.Servers, " "))
 	}
 	return config, nil
+}
+
+// noResolver stands for a host that has no name servers for pods.
+const noResolver = "# none"
+
+// hostResolver is the text of the host's resolv.conf.
+func (m *Manager) hostResolver() (string, error) {
+	if m.cfg.ResolvConf == "" {
+		return noResolver, nil
+	}
+	raw, err := os.ReadFile(dns.HostFile(m.cfg.ResolvConf))
+	if os.IsNotExist(err) {
+		return "", nil
+	}
+	return string(raw), err
 }
 
 func fittingSearches(all []string) []string {
@@ -175,6 +192,8 @@ func resolverConfig(host string, pod *corev1.Pod, servers []string, domain strin
 		if domain != "" {
 			config.Searches = append([]string{pod.Namespace + ".svc." + domain, "svc." + domain, domain}, config.Searches...)
 		}
+	case host == noResolver: // as kubelet has it: who asks nobody asks a server of its own
+		config.Servers, config.Searches = []string{"127.0.0.1"}, []string{"."}
 	}
 	if own := pod.Spec.DNSConfig; own != nil {
 		config.Servers = append(config.Servers, own.Nameservers...)

@@ -6,9 +6,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
+	"strconv"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"orch/netproxy/kernel"
 )
 
 // AnchorName is the default name of the link that carries the node's own
@@ -25,41 +29,108 @@ type Anchor struct {
 	// route still reaches services: the route lets the packet get as far as the
 	// rules that give it its real destination.
 	ServiceCIDR netip.Prefix
-	NodeIP      netip.Addr
+	// LoopbackPorts lets connections to 127.0.0.1 (host ports, node ports) lead to
+	// pods and machines elsewhere, as kube-proxy has it. Only where rules drop what
+	// was not asked for: whoever shares a link with the node could reach its own
+	// loopback otherwise (CVE-2020-8558).
+	LoopbackPorts bool
 	// ClusterCIDR is unreachable as far as no pod and no node holds a part of it:
 	// a connection to a pod that is gone fails at once, and nothing of it leaks
 	// towards the default route.
 	ClusterCIDR netip.Prefix
 }
 
-// Ensure makes the link, gives it exactly the addresses and sets the route.
+// The kernel parameters that the anchor keeps.
+const (
+	forwarding    = "net/ipv4/ip_forward"
+	routeLocalnet = "net/ipv4/conf/all/route_localnet"
+)
+
+// AnchorParameters are below /proc/sys.
+func AnchorParameters() []string { return []string{forwarding, routeLocalnet} }
+
+// Ensure makes the link, gives it exactly the addresses and sets the routes. What
+// LoopbackPorts opened stays open until Mend, for the rules of an earlier process
+// are in force, too.
 func (a *Anchor) Ensure() error {
-	if err := writeSysctl("net/ipv4/ip_forward", "1"); err != nil {
-		return fmt.Errorf("enable IPv4 forwarding (sysctl -w net.ipv4.ip_forward=1): %w", err)
-	}
 	link, err := a.link()
 	if err != nil {
 		return err
 	}
-	if err := a.syncAddresses(link); err != nil {
+	if err := a.removeOthers(link); err != nil {
 		return err
 	}
-	if a.ClusterCIDR.IsValid() {
-		if err := netlink.RouteReplace(unreachable(a.ClusterCIDR)); err != nil {
-			return fmt.Errorf("refuse what leads to no pod: %w", err)
+	_, err = a.mend(link)
+	return err
+}
+
+// Mend brings back what is not there, and tells what that was.
+func (a *Anchor) Mend() (mended []string, err error) {
+	link, err := a.link()
+	if err != nil {
+		return nil, err
+	}
+	mended, err = a.mend(link)
+	if err != nil {
+		return mended, err
+	}
+	localnet := "0"
+	if a.LoopbackPorts {
+		localnet = "1"
+	}
+	opened, err := setParameter(routeLocalnet, localnet, "ports of the node at 127.0.0.1")
+	return append(mended, opened...), err
+}
+
+func (a *Anchor) mend(link netlink.Link) (mended []string, err error) {
+	added, err := a.addAddresses(link)
+	if err != nil {
+		return added, err
+	}
+	h, err := look()
+	if err != nil {
+		return added, err
+	}
+	mended = added
+	for _, route := range a.routes(link) {
+		if h.routed(route) {
+			continue
+		}
+		mended = append(mended, "route to "+route.Dst.String())
+		if err := netlink.RouteReplace(route); err != nil {
+			return mended, fmt.Errorf("route %s to %s: %w", route.Dst, a.Name, err)
 		}
 	}
-	if !a.ServiceCIDR.IsValid() {
-		return nil
+	parameters, err := setParameter(forwarding, "1", "enable IPv4 forwarding (sysctl -w net.ipv4.ip_forward=1)")
+	return append(mended, parameters...), err
+}
+
+func setParameter(name, value, purpose string) (mended []string, err error) {
+	if now, err := kernel.Number(name); err == nil && strconv.Itoa(now) == value {
+		return nil, nil
 	}
-	route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: network(a.ServiceCIDR), Scope: netlink.SCOPE_LINK}
-	if localAddress(a.NodeIP) {
-		route.Src = a.NodeIP.AsSlice()
+	if err := kernel.Set(name, value); err != nil {
+		return nil, fmt.Errorf("%s: %w", purpose, err)
 	}
-	if err := netlink.RouteReplace(route); err != nil {
-		return fmt.Errorf("route services to %s: %w", a.Name, err)
+	return []string{name}, nil
+}
+
+// routes are those of the anchor: what no pod and no node holds of the cluster's
+// range is unreachable, and services are reached from the node's own address among
+// the pods.
+func (a *Anchor) routes(link netlink.Link) []*netlink.Route {
+	var all []*netlink.Route
+	if a.ClusterCIDR.IsValid() {
+		all = append(all, unreachable(a.ClusterCIDR))
 	}
-	return nil
+	if a.ServiceCIDR.IsValid() {
+		route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: network(a.ServiceCIDR), Scope: netlink.SCOPE_LINK}
+		if len(a.Addresses) > 0 {
+			route.Src = a.Addresses[0].AsSlice()
+		}
+		all = append(all, route)
+	}
+	return all
 }
 
 func (a *Anchor) link() (netlink.Link, error) {
@@ -74,28 +145,41 @@ func (a *Anchor) link() (netlink.Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find %s: %w", a.Name, err)
 	}
+	if link.Attrs().Flags&net.FlagUp != 0 {
+		return link, nil
+	}
 	if err := netlink.LinkSetUp(link); err != nil {
 		return nil, fmt.Errorf("set %s up: %w", a.Name, err)
 	}
 	return link, nil
 }
 
-// syncAddresses adds the wanted addresses and removes others, which an
-// earlier configuration left.
-func (a *Anchor) syncAddresses(link netlink.Link) error {
+// addAddresses gives the link what it lacks.
+func (a *Anchor) addAddresses(link netlink.Link) (added []string, err error) {
+	old, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses of %s: %w", a.Name, err)
+	}
+	for _, addr := range a.Addresses {
+		if slices.ContainsFunc(old, func(o netlink.Addr) bool { return o.IPNet.String() == host(addr).String() }) {
+			continue
+		}
+		added = append(added, "address "+addr.String())
+		if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: host(addr)}); err != nil {
+			return added, fmt.Errorf("add %s to %s: %w", addr, a.Name, err)
+		}
+	}
+	return added, nil
+}
+
+// removeOthers takes away addresses that an earlier configuration left.
+func (a *Anchor) removeOthers(link netlink.Link) error {
 	old, err := netlink.AddrList(link, netlink.FAMILY_V4)
 	if err != nil {
 		return fmt.Errorf("list addresses of %s: %w", a.Name, err)
 	}
-	wanted := make(map[string]bool)
-	for _, addr := range a.Addresses {
-		wanted[host(addr).String()] = true
-		if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: host(addr)}); err != nil {
-			return fmt.Errorf("add %s to %s: %w", addr, a.Name, err)
-		}
-	}
 	for i := range old {
-		if wanted[old[i].IPNet.String()] {
+		if slices.ContainsFunc(a.Addresses, func(addr netip.Addr) bool { return old[i].IPNet.String() == host(addr).String() }) {
 			continue
 		}
 		if err := netlink.AddrDel(link, &old[i]); err != nil {
@@ -112,8 +196,12 @@ func unreachable(prefix netip.Prefix) *netlink.Route {
 	return &netlink.Route{Dst: network(prefix), Type: unix.RTN_UNREACHABLE, Protocol: routeOrigin, Priority: 1 << 20}
 }
 
-// Remove deletes the link with its addresses and routes.
+// Remove deletes the link with its addresses and routes, and shuts what
+// LoopbackPorts opened: the rules that guard it go, too.
 func (a *Anchor) Remove() error {
+	if err := kernel.Set(routeLocalnet, "0"); err != nil {
+		return err
+	}
 	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: routeOrigin}, netlink.RT_FILTER_PROTOCOL)
 	if err != nil {
 		return fmt.Errorf("list routes: %w", err)

@@ -86,7 +86,7 @@ func checkNames(request *wire.Request) error {
 	if !containerID.MatchString(request.ContainerID) || len(request.ContainerID) > 200 {
 		return &wire.Error{Code: wire.CodeInvalidEnv, Msg: fmt.Sprintf("invalid CNI_CONTAINERID %q", request.ContainerID)}
 	}
-	if request.IfName == "" || len(request.IfName) > interfaceNameMax {
+	if request.IfName == "" || len(request.IfName) > interfaceNameMax || strings.ContainsAny(request.IfName, "/: \t\n\x00") {
 		return &wire.Error{Code: wire.CodeInvalidEnv, Msg: fmt.Sprintf("invalid CNI_IFNAME %q", request.IfName)}
 	}
 	if request.Command == "ADD" && request.NetNS == "" {

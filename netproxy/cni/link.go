@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -35,11 +34,10 @@ func hostLinkName(id, ifName string) string {
 
 // wiring is what links need to know of the node.
 type wiring struct {
+	// gateway is also from where the node itself talks to pods: the node's address
+	// may change, and with a source all that is routed by it goes.
 	gateway netip.Addr
-	source  netip.Addr // preferred source towards pods; invalid leaves it to the kernel
 	mtu     int
-	// loopback lets packets of 127.0.0.0/8 pass pods' links.
-	loopback bool
 }
 
 // attach joins the sandbox to the node by a veth pair: routed, not bridged.
@@ -108,26 +106,14 @@ func (w *wiring) configureHost(index int, rec *record) error {
 	if err := netlink.NeighSet(neighbour(index, rec.Addr, podMAC(rec.Addr))); err != nil {
 		return fmt.Errorf("add pod neighbour: %w", err)
 	}
-	route := &netlink.Route{LinkIndex: index, Dst: host(rec.Addr), Scope: netlink.SCOPE_LINK}
-	if w.source.IsValid() {
-		route.Src = w.source.AsSlice()
-	}
-	if err := netlink.RouteReplace(route); err != nil {
+	if err := netlink.RouteReplace(w.route(index, rec)); err != nil {
 		return fmt.Errorf("add pod route: %w", err)
 	}
-	return w.routeLoopback(rec)
+	return w.setParameters(rec)
 }
 
-// routeLoopback is for connections made to 127.0.0.1 (host ports, node ports),
-// whose answers come back through the pod's link. Only where rules drop what
-// was not asked for: a pod could reach the node's own loopback otherwise
-// (CVE-2020-8558).
-func (w *wiring) routeLoopback(rec *record) error {
-	value := "0"
-	if w.loopback {
-		value = "1"
-	}
-	return writeSysctl("net/ipv4/conf/"+rec.HostLink+"/route_localnet", value)
+func (w *wiring) route(index int, rec *record) *netlink.Route {
+	return &netlink.Route{LinkIndex: index, Dst: host(rec.Addr), Scope: netlink.SCOPE_LINK, Src: w.gateway.AsSlice()}
 }
 
 // detach removes the pair; the pod's end and the node's route go with it.
@@ -153,11 +139,16 @@ func hostLinks() ([]string, error) {
 	}
 	var names []string
 	for _, link := range links {
-		if link.Type() == "veth" && link.Attrs().HardwareAddr.String() == hostMAC.String() {
+		if IsHostLink(link) {
 			names = append(names, link.Attrs().Name)
 		}
 	}
 	return names, nil
+}
+
+// IsHostLink tells whether a link is the node's end of a pod's.
+func IsHostLink(link netlink.Link) bool {
+	return link.Type() == "veth" && link.Attrs().HardwareAddr.String() == hostMAC.String()
 }
 
 // alive tells whether path still is a network namespace. Its file outlives
@@ -173,20 +164,6 @@ func host(addr netip.Addr) *net.IPNet {
 
 func neighbour(index int, addr netip.Addr, mac net.HardwareAddr) *netlink.Neigh {
 	return &netlink.Neigh{LinkIndex: index, Family: netlink.FAMILY_V4, State: netlink.NUD_PERMANENT, IP: addr.AsSlice(), HardwareAddr: mac}
-}
-
-// writeSysctl sets a kernel parameter given by its path below /proc/sys,
-// leaving it alone where it has the value already (a read-only /proc/sys that
-// is right need not fail).
-func writeSysctl(name, value string) error {
-	path := "/proc/sys/" + name
-	if old, err := os.ReadFile(path); err == nil && string(old) == value+"\n" {
-		return nil
-	}
-	if err := os.WriteFile(path, []byte(value), 0); err != nil {
-		return fmt.Errorf("set kernel parameter: %w", err)
-	}
-	return nil
 }
 
 // RemoveLinks deletes the links of every pod, for uninstalling.

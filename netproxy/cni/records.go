@@ -74,7 +74,7 @@ func (r records) load() ([]*record, error) {
 			return nil, fmt.Errorf("read sandbox record: %w", err)
 		}
 		rec := new(record)
-		if json.Unmarshal(data, rec) != nil || rec.ID != id || !rec.Addr.IsValid() {
+		if json.Unmarshal(data, rec) != nil || rec.ID != id || !rec.Addr.Is4() {
 			if err := r.remove(id); err != nil {
 				return nil, err
 			}

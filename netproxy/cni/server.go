@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -32,13 +32,9 @@ type HostPorts interface {
 type Config struct {
 	Dir       string // <data-dir>/agent: holds cni.sock and cni/
 	PodCIDR   netip.Prefix
-	NodeIP    netip.Addr
 	MTU       int // of pods' links
 	HostPorts HostPorts
-	// LoopbackPorts tells that rules lead connections to 127.0.0.1 to pods, and
-	// drop what pods send there unasked.
-	LoopbackPorts bool
-	Logger        *slog.Logger
+	Logger    *slog.Logger
 }
 
 // Server is the agent's side of the CNI.
@@ -67,10 +63,7 @@ func New(cfg Config) *Server {
 // whose sandbox is gone together with links nobody remembers, and publishes the
 // host ports of the living again.
 func (s *Server) Open() error {
-	s.wiring = wiring{mtu: s.cfg.MTU, loopback: s.cfg.LoopbackPorts}
-	if localAddress(s.cfg.NodeIP) {
-		s.wiring.source = s.cfg.NodeIP
-	}
+	s.wiring = wiring{mtu: s.cfg.MTU}
 	all, err := s.records.load()
 	if err != nil {
 		return err
@@ -87,11 +80,6 @@ func (s *Server) Open() error {
 				return err
 			}
 			continue
-		}
-		// The mode may be another now. A link that is not there was not made
-		// before the process died; the runtime will ask again.
-		if err := s.wiring.routeLoopback(rec); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
 		}
 		s.cfg.HostPorts.Adopt(rec.ID, rec.Addr, rec.Ports)
 	}
@@ -148,8 +136,10 @@ func (s *Server) Serve(ctx context.Context, listening func() error) error {
 	}
 }
 
-// callTimeout bounds a call whose caller is gone.
-const callTimeout = time.Minute
+const (
+	callTimeout = time.Minute // of a call whose caller is gone
+	requestMax  = 1 << 20     // bytes of a call
+)
 
 func (s *Server) serveConn(ctx context.Context, conn net.Conn) {
 	defer conn.Close()
@@ -157,7 +147,7 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	var request wire.Request
-	if err := json.NewDecoder(conn).Decode(&request); err != nil {
+	if err := json.NewDecoder(io.LimitReader(conn, requestMax)).Decode(&request); err != nil {
 		return // the caller went away
 	}
 	result, err := s.Handle(ctx, &request)

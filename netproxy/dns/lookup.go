@@ -275,8 +275,9 @@ func sliceEndpoints(slice *discoveryv1.EndpointSlice) []endpoint {
 	return all
 }
 
-// reverse lists the names of an address: the service whose cluster IP it is,
-// or the endpoints with a hostname that have it.
+// reverse lists the names of an address: the service whose cluster IP it is, or
+// the endpoints that have it, of headless services all and of others those with a
+// hostname.
 func (s *Server) reverse(addr netip.Addr) []string {
 	var names []string
 	for _, key := range s.cfg.Services.ByAddress(addr) {
@@ -292,7 +293,7 @@ func (s *Server) reverse(addr netip.Addr) []string {
 		}
 		v := view{service: service, slices: slices}
 		for _, e := range v.endpoints() {
-			if e.addr == addr && e.named {
+			if e.addr == addr && (e.named || v.headless()) {
 				names = append(names, e.label+"."+root)
 			}
 		}

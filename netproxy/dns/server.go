@@ -4,6 +4,7 @@ package dns
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"time"
@@ -29,8 +30,9 @@ type Config struct {
 	Domain      string         // of the cluster, without dots at the ends
 	ClusterCIDR netip.Prefix   // reverse names in these two ranges are never
 	ServiceCIDR netip.Prefix   // asked outside
-	ResolvConf  string
+	ResolvConf  string         // file with the name servers for all other names; "": there are none
 	Services    Services
+	Logger      *slog.Logger // nil: slog.Default
 }
 
 // Server is the cluster's name server on one node.
@@ -38,16 +40,21 @@ type Server struct {
 	cfg      Config
 	zone     string // lower case, with the final dot
 	upstream *upstream
+	queries  *admission
 	udp      net.PacketConn
 	tcp      net.Listener
 }
 
 // New returns a Server.
 func New(cfg Config) *Server {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
 	return &Server{
 		cfg:      cfg,
 		zone:     dns.CanonicalName(cfg.Domain),
-		upstream: newUpstream(cfg.ResolvConf, cfg.Addr.Addr()),
+		upstream: newUpstream(cfg.ResolvConf, cfg.Addr.Addr(), cfg.Logger),
+		queries:  newAdmission(queriesMax, queriesOfOne),
 	}
 }
 
@@ -67,11 +74,17 @@ func (s *Server) Listen(ctx context.Context) error {
 
 // queryTimeout bounds one query, upstream's time included; resolvers give up
 // after five seconds.
-const queryTimeout = 4 * time.Second
+const queryTimeout = 5 * time.Second
 
 // Serve answers until ctx ends.
 func (s *Server) Serve(ctx context.Context) error {
 	handler := dns.HandlerFunc(func(w dns.ResponseWriter, request *dns.Msg) {
+		client := clientOf(w.RemoteAddr())
+		if !s.queries.enter(client) {
+			_ = w.WriteMsg(failure(request, dns.RcodeServerFailure))
+			return
+		}
+		defer s.queries.leave(client)
 		ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 		defer cancel()
 		_, isTCP := w.RemoteAddr().(*net.TCPAddr)
@@ -81,7 +94,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	})
 	servers := []*dns.Server{
 		{PacketConn: s.udp, Handler: handler, UDPSize: dns.MaxMsgSize},
-		{Listener: s.tcp, Handler: handler},
+		{Listener: &boundedListener{s.tcp, newAdmission(connectionsMax, connectionsOfOne)}, Handler: handler},
 	}
 	group, running := errgroup.WithContext(ctx)
 	for _, server := range servers {
@@ -107,7 +120,7 @@ func (s *Server) Answer(ctx context.Context, request *dns.Msg, isTCP bool) *dns.
 	if request.Response {
 		return nil
 	}
-	response := s.dispatch(ctx, request, isTCP)
+	response := s.dispatch(ctx, request)
 	size := dns.MaxMsgSize
 	if !isTCP {
 		size = dns.MinMsgSize
@@ -123,7 +136,7 @@ func (s *Server) Answer(ctx context.Context, request *dns.Msg, isTCP bool) *dns.
 	return response
 }
 
-func (s *Server) dispatch(ctx context.Context, request *dns.Msg, isTCP bool) *dns.Msg {
+func (s *Server) dispatch(ctx context.Context, request *dns.Msg) *dns.Msg {
 	switch opt := request.IsEdns0(); {
 	case request.Opcode != dns.OpcodeQuery:
 		return failure(request, dns.RcodeNotImplemented)
@@ -141,7 +154,7 @@ func (s *Server) dispatch(ctx context.Context, request *dns.Msg, isTCP bool) *dn
 		if !s.synced() {
 			return failure(request, dns.RcodeServerFailure)
 		}
-		return s.authoritative(ctx, request, name, isTCP)
+		return s.authoritative(ctx, request, name)
 	}
 	if addr, ok := reverseAddr(name); ok {
 		if targets := s.reverse(addr); len(targets) > 0 {
@@ -151,7 +164,7 @@ func (s *Server) dispatch(ctx context.Context, request *dns.Msg, isTCP bool) *dn
 			return s.negative(request, dns.RcodeNameError)
 		}
 	}
-	return s.upstream.exchange(ctx, request, isTCP)
+	return s.upstream.exchange(ctx, request)
 }
 
 func (s *Server) synced() bool {
@@ -164,7 +177,7 @@ func (s *Server) synced() bool {
 }
 
 // authoritative answers a name of the cluster's zone.
-func (s *Server) authoritative(ctx context.Context, request *dns.Msg, name string, isTCP bool) *dns.Msg {
+func (s *Server) authoritative(ctx context.Context, request *dns.Msg, name string) *dns.Msg {
 	question := request.Question[0]
 	found := s.lookup(name, question.Qtype)
 	if !found.exists {
@@ -181,7 +194,7 @@ func (s *Server) authoritative(ctx context.Context, request *dns.Msg, name strin
 	}
 	response.Extra = found.extra
 	if found.alias != "" {
-		s.followAlias(ctx, request, response, found.alias, isTCP)
+		s.followAlias(ctx, request, response, found.alias)
 	}
 	if len(response.Answer) == 0 {
 		response.Ns = []dns.RR{s.soa()}
@@ -189,24 +202,55 @@ func (s *Server) authoritative(ctx context.Context, request *dns.Msg, name strin
 	return response
 }
 
+// aliasesMax is how many aliases are followed, one after the other.
+const aliasesMax = 8
+
 // followAlias adds what an ExternalName points to, so that stub resolvers,
-// which do not chase, get an address.
-func (s *Server) followAlias(ctx context.Context, request, response *dns.Msg, target string, isTCP bool) {
+// which do not chase, get an address: through other services, and out and in
+// again. A circle ends where it closes.
+func (s *Server) followAlias(ctx context.Context, request, response *dns.Msg, target string) {
 	question := request.Question[0]
-	response.Answer = append(response.Answer, &dns.CNAME{Hdr: header(question.Name, dns.TypeCNAME), Target: target})
-	if question.Qtype == dns.TypeCNAME {
-		return
+	owner, seen := question.Name, map[string]bool{dns.CanonicalName(question.Name): true}
+	for range aliasesMax {
+		response.Answer = append(response.Answer, &dns.CNAME{Hdr: header(owner, dns.TypeCNAME), Target: target})
+		if question.Qtype == dns.TypeCNAME || seen[target] {
+			return
+		}
+		seen[target] = true
+		if !dns.IsSubDomain(s.zone, target) {
+			if owner, target = s.followOut(ctx, request, response, target); target == "" {
+				return
+			}
+			continue
+		}
+		found := s.lookup(target, question.Qtype)
+		if !found.exists {
+			response.Rcode = dns.RcodeNameError
+		}
+		response.Answer = append(response.Answer, found.answer...)
+		if owner, target = target, found.alias; target == "" {
+			return
+		}
 	}
-	if dns.IsSubDomain(s.zone, target) {
-		// One step only: an alias to an alias in the zone could be a circle.
-		response.Answer = append(response.Answer, s.lookup(target, question.Qtype).answer...)
-		return
+}
+
+// followOut adds what others say of a name. Where they lead back into the
+// cluster, it gives that alias.
+func (s *Server) followOut(ctx context.Context, request, response *dns.Msg, name string) (owner, target string) {
+	next := new(dns.Msg).SetQuestion(name, request.Question[0].Qtype)
+	outside := s.upstream.exchange(ctx, next)
+	response.Rcode = outside.Rcode
+	response.Answer = append(response.Answer, outside.Answer...)
+	if len(outside.Answer) == 0 {
+		return "", ""
 	}
-	next := new(dns.Msg).SetQuestion(target, question.Qtype)
-	next.RecursionDesired = true
-	if outside := s.upstream.exchange(ctx, next, isTCP); outside.Rcode == dns.RcodeSuccess {
-		response.Answer = append(response.Answer, outside.Answer...)
+	last, ok := outside.Answer[len(outside.Answer)-1].(*dns.CNAME)
+	if !ok || !dns.IsSubDomain(s.zone, dns.CanonicalName(last.Target)) {
+		return "", ""
 	}
+	response.Answer = response.Answer[:len(response.Answer)-1] // the caller adds it
+	response.Rcode = dns.RcodeSuccess
+	return last.Hdr.Name, dns.CanonicalName(last.Target)
 }
 
 func (s *Server) pointers(request *dns.Msg, targets []string) *dns.Msg {

@@ -90,7 +90,19 @@ func newCluster() *cluster {
 	c.add("outside", corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: "foo.example.com"})
 	c.add("alias", corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: "web.default.svc.cluster.local"})
 	c.add("circle", corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: "circle.default.svc.cluster.local"})
+	for name, target := range map[string]string{
+		"far": "alias.default.svc.cluster.local", "round": "about.default.svc.cluster.local", "about": "round.default.svc.cluster.local",
+		"back": "back.example.com", "nowhere": "missing.default.svc.cluster.local",
+	} {
+		c.add(name, corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: target})
+	}
 	return c
+}
+
+// askOnly has a server ask these name servers alone.
+func askOnly(s *Server, addresses ...string) {
+	s.upstream.from = source{path: "none", checked: farFuture}
+	s.upstream.from.servers = s.upstream.from.take(addresses)
 }
 
 // newServer returns a server that answers from newCluster, with upstream
@@ -116,10 +128,14 @@ func example(t *testing.T) (resolvConf string, asked func() int64) {
 	server := &dns.Server{PacketConn: packets, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, request *dns.Msg) {
 		count.Add(1)
 		response := new(dns.Msg).SetReply(request)
-		if request.Question[0].Name == "foo.example.com." {
+		switch dns.CanonicalName(request.Question[0].Name) {
+		case "foo.example.com.":
 			record, _ := dns.NewRR("foo.example.com. 60 IN A 203.0.113.9")
 			response.Answer = []dns.RR{record}
-		} else {
+		case "back.example.com.":
+			record, _ := dns.NewRR("back.example.com. 60 IN CNAME web.default.svc.cluster.local.")
+			response.Answer = []dns.RR{record}
+		default:
 			response.Rcode = dns.RcodeNameError
 			record, _ := dns.NewRR("example.com. 60 IN SOA ns.example.com. a.example.com. 1 2 3 4 60")
 			response.Ns = []dns.RR{record}
@@ -137,7 +153,7 @@ func example(t *testing.T) (resolvConf string, asked func() int64) {
 func TestAnswers(t *testing.T) {
 	address, _ := example(t)
 	server := newServer(t, "")
-	server.upstream.servers, server.upstream.checked = []string{address}, farFuture
+	askOnly(server, address)
 	for _, test := range []struct{ name, qtype, want string }{
 		{"kubernetes.default.svc.cluster.local", "A", "A 10.43.0.1"},
 		{"KUBERNETES.default.SVC.cluster.local", "A", "A 10.43.0.1"},
@@ -181,7 +197,13 @@ func TestAnswers(t *testing.T) {
 		{"not-an-address.default.pod.cluster.local", "A", "NXDOMAIN"},
 		{"80.0.43.10.in-addr.arpa", "PTR", "PTR web.default.svc.cluster.local."},
 		{"5.0.42.10.in-addr.arpa", "PTR", "PTR web-0.headless.default.svc.cluster.local."},
-		{"6.0.42.10.in-addr.arpa", "PTR", "NXDOMAIN"},
+		{"6.0.42.10.in-addr.arpa", "PTR", "PTR 10-42-0-6.headless.default.svc.cluster.local."},
+		{"7.0.42.10.in-addr.arpa", "PTR", "NXDOMAIN"}, // not ready
+		{"far.default.svc.cluster.local", "A", "A 10.43.0.80 CNAME alias.default.svc.cluster.local. CNAME web.default.svc.cluster.local."},
+		{"far.default.svc.cluster.local", "CNAME", "CNAME alias.default.svc.cluster.local."},
+		{"round.default.svc.cluster.local", "A", "CNAME about.default.svc.cluster.local. CNAME round.default.svc.cluster.local."},
+		{"back.default.svc.cluster.local", "A", "A 10.43.0.80 CNAME back.example.com. CNAME web.default.svc.cluster.local."},
+		{"nowhere.default.svc.cluster.local", "A", "NXDOMAIN"},
 		{"99.0.43.10.in-addr.arpa", "PTR", "NXDOMAIN"},
 		{"foo.example.com", "A", "A 203.0.113.9"},
 		{"bar.example.com", "A", "NXDOMAIN"},
@@ -301,7 +323,7 @@ func TestTruncation(t *testing.T) {
 func TestUpstreamCache(t *testing.T) {
 	address, asked := example(t)
 	server := newServer(t, "")
-	server.upstream.servers, server.upstream.checked = []string{address}, farFuture
+	askOnly(server, address)
 	for _, name := range []string{"foo.example.com.", "FOO.example.com.", "bar.example.com.", "bar.example.com."} {
 		request := new(dns.Msg).SetQuestion(name, dns.TypeA)
 		if response := server.Answer(context.Background(), request, false); response.Question[0].Name != name || response.Id != request.Id {
@@ -315,7 +337,10 @@ func TestUpstreamCache(t *testing.T) {
 
 func TestReadServers(t *testing.T) {
 	server := newServer(t, "search x\nnameserver 10.43.0.10\nnameserver 127.0.0.53\nnameserver 2001:db8::1\n")
-	servers, _ := server.upstream.current(farFuture)
+	var servers []string
+	for _, s := range server.upstream.from.current(time.Now()) {
+		servers = append(servers, s.address)
+	}
 	if want := []string{"127.0.0.53:53", "[2001:db8::1]:53"}; !slices.Equal(servers, want) {
 		t.Errorf("got %v, want %v", servers, want)
 	}

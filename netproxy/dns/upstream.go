@@ -2,9 +2,8 @@ package dns
 
 import (
 	"context"
-	"net"
+	"log/slog"
 	"net/netip"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -13,28 +12,25 @@ import (
 )
 
 const (
-	attemptTimeout = 1500 * time.Millisecond // for one try of one server
-	rereadAfter    = 5 * time.Second         // resolv.conf is looked at no more often
-	downFor        = 2 * time.Second         // after no server answered, queries fail at once this long
-	cacheMax       = 1024                    // answers remembered
-	cacheTTLMax    = 30                      // seconds an answer is remembered at most
+	cacheMax    = 1024 // answers remembered
+	cacheTTLMax = 30   // seconds an answer is remembered at most
 )
 
-// upstream asks the node's own name servers and remembers answers for a while.
+// upstream asks the machine's own name servers and remembers answers for a while.
 type upstream struct {
-	path string
-	self netip.Addr // never asked: it is us
+	log *slog.Logger
 
-	mu        sync.Mutex // guards what follows
-	servers   []string
-	checked   time.Time // when path was looked at
-	modified  time.Time // of path when it was read
-	downUntil time.Time
-	cache     map[cacheKey]cached
+	mu      sync.Mutex // guards what follows
+	from    source
+	cache   map[cacheKey]cached
+	flights map[cacheKey]*flight
+	// asked has the questions on their way, with the case of their letters, which
+	// is never the same twice.
+	asked map[dns.Question]*server
 }
 
 type cacheKey struct {
-	question dns.Question
+	question dns.Question // its name in lower case
 	do, cd   bool
 }
 
@@ -44,100 +40,119 @@ type cached struct {
 	expires  time.Time
 }
 
-func newUpstream(path string, self netip.Addr) *upstream {
-	return &upstream{path: path, self: self, cache: make(map[cacheKey]cached)}
+func newUpstream(path string, self netip.Addr, log *slog.Logger) *upstream {
+	return &upstream{
+		log: log, from: source{path: path, self: self},
+		cache: make(map[cacheKey]cached), flights: make(map[cacheKey]*flight), asked: make(map[dns.Question]*server),
+	}
 }
 
-// exchange answers a query from the cache or by asking; SERVFAIL at once where
-// there is nobody to ask.
-func (u *upstream) exchange(ctx context.Context, request *dns.Msg, isTCP bool) *dns.Msg {
+// exchange answers a query from the cache or by asking, along with others who ask
+// the same; SERVFAIL where nobody answers.
+func (u *upstream) exchange(ctx context.Context, request *dns.Msg) *dns.Msg {
 	now := time.Now()
+	if u.leadsBack(request.Question[0], now) {
+		return failure(request, dns.RcodeServerFailure)
+	}
 	if response := u.remembered(request, now); response != nil {
 		return response
 	}
-	servers, down := u.current(now)
-	if len(servers) == 0 || down {
+	key := keyOf(request)
+	u.mu.Lock()
+	f := u.flights[key]
+	if f != nil {
+		u.mu.Unlock()
+		return f.join(ctx, request)
+	}
+	servers := inOrder(u.from.current(now), now)
+	if len(servers) == 0 {
+		u.mu.Unlock()
 		return failure(request, dns.RcodeServerFailure)
 	}
-	query := request.Copy()
-	query.Id = dns.Id()
-	query.Compress = true
-	var refused *dns.Msg
-	for _, server := range servers {
-		response, err := ask(ctx, server, query, isTCP)
-		if err != nil {
-			continue
-		}
-		response.Id = request.Id
-		response.Question = request.Question
-		if response.Rcode == dns.RcodeServerFailure || response.Rcode == dns.RcodeRefused {
-			refused = response
-			continue
-		}
-		u.remember(request, response, now)
-		return response
+	f = &flight{landed: make(chan struct{})}
+	u.flights[key] = f
+	u.mu.Unlock()
+	if response := u.fly(ctx, key, servers); response != nil {
+		unmix(response, key.question.Name)
+		f.response = withoutOptions(response)
+		u.remember(key, f.response, time.Now())
 	}
-	if refused != nil {
-		return refused
-	}
-	if ctx.Err() == nil || context.Cause(ctx) == context.DeadlineExceeded {
-		u.markDown(time.Now())
-	}
-	return failure(request, dns.RcodeServerFailure)
+	u.mu.Lock()
+	delete(u.flights, key)
+	u.mu.Unlock()
+	close(f.landed)
+	return reply(request, f.response)
 }
 
-// ask sends a query to one server, over TCP where the answer is too long and
-// the client can take it.
-func ask(ctx context.Context, server string, query *dns.Msg, isTCP bool) (*dns.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
-	defer cancel()
-	client := &dns.Client{Net: "udp", Timeout: attemptTimeout, UDPSize: udpSizeMax}
-	response, _, err := client.ExchangeContext(ctx, query, server)
-	if err == nil && response.Truncated && isTCP {
-		client.Net = "tcp"
-		response, _, err = client.ExchangeContext(ctx, query, server)
+// join waits for the answer to somebody else's question.
+func (f *flight) join(ctx context.Context, request *dns.Msg) *dns.Msg {
+	select {
+	case <-f.landed:
+		return reply(request, f.response)
+	case <-ctx.Done():
+		return failure(request, dns.RcodeServerFailure)
 	}
-	return response, err
 }
 
-// current returns the servers to ask, reading resolv.conf again if it changed,
-// and whether all of them failed just now.
-func (u *upstream) current(now time.Time) (servers []string, down bool) {
+// reply is a response in the words of the one who asked.
+func reply(request, response *dns.Msg) *dns.Msg {
+	if response == nil {
+		return failure(request, dns.RcodeServerFailure)
+	}
+	own := response.Copy()
+	own.Id, own.Question, own.RecursionDesired, own.RecursionAvailable = request.Id, request.Question, request.RecursionDesired, true
+	unmix(own, request.Question[0].Name)
+	return own
+}
+
+// withoutOptions drops what concerns only the way from the server to us.
+func withoutOptions(response *dns.Msg) *dns.Msg {
+	response.Extra = slices.DeleteFunc(response.Extra, func(r dns.RR) bool { return r.Header().Rrtype == dns.TypeOPT })
+	return response
+}
+
+// sent notes a question; unsent, that it is not waited for any more.
+func (u *upstream) sent(q dns.Question, to *server) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if now.Sub(u.checked) > rereadAfter {
-		u.checked = now
-		if info, err := os.Stat(u.path); err != nil {
-			u.servers = nil
-		} else if !info.ModTime().Equal(u.modified) {
-			u.modified = info.ModTime()
-			u.servers = readServers(u.path, u.self)
-			u.downUntil = time.Time{}
-		}
-	}
-	return u.servers, now.Before(u.downUntil)
+	u.asked[q] = to
 }
 
-func (u *upstream) markDown(now time.Time) {
+func (u *upstream) unsent(q dns.Question) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.downUntil = now.Add(downFor)
+	delete(u.asked, q)
 }
 
-// readServers reads the name servers of a resolv.conf without ourselves, whom
-// to ask would be a circle.
-func readServers(path string, self netip.Addr) []string {
-	config, err := dns.ClientConfigFromFile(path)
-	if err != nil {
-		return nil
+// telling is how many letters the name of a question must have for its case to
+// tell that it is ours.
+const telling = 12
+
+// leadsBack tells whether a query is one of our own that came back: then its
+// server only asks us, or somebody who does.
+func (u *upstream) leadsBack(q dns.Question, now time.Time) bool {
+	u.mu.Lock()
+	to := u.asked[q]
+	u.mu.Unlock()
+	if to == nil || letters(q.Name) < telling || q.Name == dns.CanonicalName(q.Name) {
+		return false
 	}
-	var servers []string
-	for _, text := range config.Servers {
-		if addr, err := netip.ParseAddr(text); err == nil && addr != self {
-			servers = append(servers, net.JoinHostPort(text, config.Port))
+	if !to.loops(now) {
+		u.log.Warn("a name server of this machine asks the cluster's DNS for what it is asked: names outside the cluster cannot be had from it (see --resolv-conf)", "server", to.address)
+	}
+	to.mu.Lock()
+	defer to.mu.Unlock()
+	to.looped = now
+	return true
+}
+
+func letters(name string) (count int) {
+	for _, c := range name {
+		if lower := c | 0x20; lower >= 'a' && lower <= 'z' {
+			count++
 		}
 	}
-	return slices.Compact(servers)
+	return count
 }
 
 func keyOf(request *dns.Msg) cacheKey {
@@ -157,20 +172,17 @@ func (u *upstream) remembered(request *dns.Msg, now time.Time) *dns.Msg {
 	if !found || now.After(hit.expires) {
 		return nil
 	}
-	response := hit.response.Copy()
-	response.Id = request.Id
-	response.Question = request.Question
+	response := reply(request, hit.response)
 	age := uint32(now.Sub(hit.stored) / time.Second)
 	for _, record := range slices.Concat(response.Answer, response.Ns, response.Extra) {
-		if h := record.Header(); h.Rrtype != dns.TypeOPT {
-			h.Ttl -= min(age, h.Ttl)
-		}
+		h := record.Header()
+		h.Ttl -= min(age, h.Ttl)
 	}
 	return response
 }
 
 // remember caches what may be cached: whole answers and denials (RFC 2308).
-func (u *upstream) remember(request, response *dns.Msg, now time.Time) {
+func (u *upstream) remember(key cacheKey, response *dns.Msg, now time.Time) {
 	if response.Truncated || (response.Rcode != dns.RcodeSuccess && response.Rcode != dns.RcodeNameError) {
 		return
 	}
@@ -186,7 +198,7 @@ func (u *upstream) remember(request, response *dns.Msg, now time.Time) {
 			break
 		}
 	}
-	u.cache[keyOf(request)] = cached{response.Copy(), now, now.Add(time.Duration(ttl) * time.Second)}
+	u.cache[key] = cached{response.Copy(), now, now.Add(time.Duration(ttl) * time.Second)}
 }
 
 // lifetime is how many seconds a response may be remembered.

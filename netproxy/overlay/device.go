@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -28,6 +29,8 @@ type Device struct {
 	Addr  netip.Addr   // of the node; other nodes send there
 	Range netip.Prefix // of the node's pods
 	MTU   int          // inner
+	// Limits are those of the nodes that may be reached.
+	Limits Limits
 
 	link netlink.Link // set by ensure
 }
@@ -75,8 +78,18 @@ func (d *Device) wanted() *netlink.Vxlan {
 
 func same(link netlink.Link, wanted *netlink.Vxlan) bool {
 	v, ok := link.(*netlink.Vxlan)
-	return ok && v.VxlanId == wanted.VxlanId && v.Port == wanted.Port && !v.Learning && v.SrcAddr.Equal(wanted.SrcAddr) &&
+	// While the node's address is away, a link that was made for it stays.
+	source := ok && (v.SrcAddr.Equal(wanted.SrcAddr) || wanted.SrcAddr == nil && tunnelMAC(addrOf(v.SrcAddr)).String() == wanted.HardwareAddr.String())
+	return source && v.VxlanId == wanted.VxlanId && v.Port == wanted.Port && !v.Learning &&
 		v.HardwareAddr.String() == wanted.HardwareAddr.String()
+}
+
+func addrOf(ip net.IP) netip.Addr {
+	addr, _ := netip.AddrFromSlice(ip.To4())
+	if !addr.IsValid() {
+		return netip.IPv4Unspecified()
+	}
+	return addr
 }
 
 // configure gives the link its address, from which the node itself talks to
@@ -100,8 +113,13 @@ func (d *Device) configure(link netlink.Link) error {
 			}
 		}
 	}
-	if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: own}); err != nil {
-		return fmt.Errorf("add %s to %s: %w", own, d.Name, err)
+	if !slices.ContainsFunc(old, func(a netlink.Addr) bool { return a.IPNet.String() == own.String() }) {
+		if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: own}); err != nil {
+			return fmt.Errorf("add %s to %s: %w", own, d.Name, err)
+		}
+	}
+	if link.Attrs().Flags&net.FlagUp != 0 {
+		return nil
 	}
 	if err := netlink.LinkSetUp(link); err != nil {
 		return fmt.Errorf("set %s up: %w", d.Name, err)

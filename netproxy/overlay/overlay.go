@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -17,20 +18,25 @@ type Overlay struct {
 	self   string // this node's name
 	device *Device
 	open   func(context.Context) (io.ReadCloser, error) // a stream of podnet.Path
+	heard  func(podnet.Update)                          // who else wants to know of nodes
 	log    *slog.Logger
 	wake   chan struct{} // holds one token when there is work
 
 	mu     sync.Mutex             // guards what follows
 	peers  map[string]podnet.Peer // by node
 	listed bool                   // peers is complete
+	moved  netip.Addr             // the node's address, if it is another now
+	look   bool                   // the kernel may hold something else than what was set
 
-	applied *entries // what the kernel holds; nil: not known. Run's alone.
+	// These are Run's alone.
+	applied  *entries // what the kernel holds; nil: not known
+	admitted map[string]podnet.Peer
 }
 
 // New returns the overlay of the node self; open gives a server's stream of
-// podnet.Path. Run makes it work.
-func New(self string, device *Device, open func(context.Context) (io.ReadCloser, error), log *slog.Logger) *Overlay {
-	return &Overlay{self: self, device: device, open: open, log: log, wake: make(chan struct{}, 1), peers: make(map[string]podnet.Peer)}
+// podnet.Path, what it says is passed on to heard. Run makes it work.
+func New(self string, device *Device, open func(context.Context) (io.ReadCloser, error), heard func(podnet.Update), log *slog.Logger) *Overlay {
+	return &Overlay{self: self, device: device, open: open, heard: heard, log: log, wake: make(chan struct{}, 1), peers: make(map[string]podnet.Peer)}
 }
 
 // Retries after a failure wait this long, doubling up to the second.
@@ -70,10 +76,22 @@ func (o *Overlay) Run(ctx context.Context) error {
 func (o *Overlay) sync() error {
 	o.mu.Lock()
 	peers, listed := maps.Clone(o.peers), o.listed
+	if o.moved.IsValid() {
+		o.device.Addr, o.moved = o.moved, netip.Addr{}
+	}
+	if o.look {
+		o.applied, o.look = nil, false
+	}
 	o.mu.Unlock()
 	if !listed {
 		return nil
 	}
+	told := len(peers)
+	peers = o.device.Limits.admit(peers, o.admitted)
+	if len(peers) < told && !maps.Equal(peers, o.admitted) {
+		o.log.Warn("nodes whose address or pod range cannot be, or is another's, are left out", "nodes", told-len(peers))
+	}
+	o.admitted = peers
 	if o.applied == nil {
 		if len(peers) == 0 {
 			return Remove(o.device.Name)
@@ -118,6 +136,7 @@ func (o *Overlay) follow(ctx context.Context) {
 
 // take notes an update.
 func (o *Overlay) take(u podnet.Update) {
+	o.heard(u)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if u.Whole {
@@ -128,6 +147,22 @@ func (o *Overlay) take(u podnet.Update) {
 		delete(o.peers, node)
 	}
 	delete(o.peers, o.self)
+	o.changed()
+}
+
+// Recheck tells that somebody else may have changed what is ours.
+func (o *Overlay) Recheck() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.look = true
+	o.changed()
+}
+
+// Move tells that the node has another address now.
+func (o *Overlay) Move(to netip.Addr) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.moved, o.look = to, true
 	o.changed()
 }
 

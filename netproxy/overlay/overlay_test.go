@@ -110,8 +110,8 @@ func address(t *testing.T, name string, addr netip.Addr) {
 // ends it.
 func running(t *testing.T, feed *podnet.Feed) (device *Device, stop func()) {
 	t.Helper()
-	device = &Device{Name: LinkName, Addr: here, Range: hereRange, MTU: 1450}
-	o := New("here", device, opener(feed), slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	device = &Device{Name: LinkName, Addr: here, Range: hereRange, MTU: 1450, Limits: testLimits}
+	o := New("here", device, opener(feed), func(podnet.Update) {}, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- o.Run(ctx) }()

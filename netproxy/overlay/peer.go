@@ -3,8 +3,10 @@
 package overlay
 
 import (
+	"cmp"
 	"net"
 	"net/netip"
+	"slices"
 
 	"orch/internal/podnet"
 )
@@ -19,6 +21,49 @@ func (h hardwareAddr) String() string { return net.HardwareAddr(h[:]).String() }
 func tunnelMAC(addr netip.Addr) hardwareAddr {
 	four := addr.As4()
 	return hardwareAddr{0x0e, 0x76, four[0], four[1], four[2], four[3]}
+}
+
+// admit leaves out the peers that cannot be: nodes are outside of the pods' and
+// services' ranges, pods within the cluster's, and no pod is at two nodes. A
+// server sees to that; this is the last look before it costs somebody the
+// network. Of two nodes that claim the same, who had it before keeps it.
+func (l Limits) admit(peers, before map[string]podnet.Peer) map[string]podnet.Peer {
+	names := make([]string, 0, len(peers))
+	for name, p := range peers {
+		if l.allow(p) {
+			names = append(names, name)
+		}
+	}
+	had := func(name string) bool { return before[name] == peers[name] }
+	slices.SortFunc(names, func(a, b string) int {
+		return cmp.Or(peers[a].Range.Addr().Compare(peers[b].Range.Addr()), cmp.Compare(peers[a].Range.Bits(), peers[b].Range.Bits()), cmp.Compare(a, b))
+	})
+	// Sorted so, a range that overlaps an earlier one lies in the last that was kept.
+	var kept []string
+	for _, name := range names {
+		last := len(kept) - 1
+		switch {
+		case last < 0 || !peers[kept[last]].Range.Overlaps(peers[name].Range):
+			kept = append(kept, name)
+		case had(name) && !had(kept[last]):
+			kept[last] = name
+		}
+	}
+	admitted := make(map[string]podnet.Peer, len(kept))
+	for _, name := range kept {
+		admitted[name] = peers[name]
+	}
+	return admitted
+}
+
+// Limits are where nodes and their pods can be, as this node sees it.
+type Limits struct {
+	Own, Cluster, Services netip.Prefix // ranges: of this node's pods, of all, of services
+}
+
+func (l Limits) allow(p podnet.Peer) bool {
+	return p.Addr.Is4() && p.Addr.IsGlobalUnicast() && !l.Cluster.Contains(p.Addr) && !l.Services.Contains(p.Addr) &&
+		p.Range.IsValid() && p.Range == p.Range.Masked() && p.Range.Bits() >= l.Cluster.Bits() && l.Cluster.Contains(p.Range.Addr()) && !p.Range.Overlaps(l.Own)
 }
 
 // entries are what the kernel holds for the overlay's link.

@@ -72,7 +72,7 @@ type Conntrack struct{}
 // Forget deletes the UDP entries to a front end that are tied to anything but
 // one of its endpoints.
 func (Conntrack) Forget(frontends []udpFrontend) error {
-	local, err := localAddresses()
+	local, err := localAddresses("")
 	if err != nil {
 		return err
 	}
@@ -110,13 +110,21 @@ func addrPort(ip []byte, port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(addr.Unmap(), port)
 }
 
-func localAddresses() (map[netip.Addr]bool, error) {
+// localAddresses are those of all links but one.
+func localAddresses(except string) (map[netip.Addr]bool, error) {
 	all, err := netlink.AddrList(nil, netlink.FAMILY_V4)
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
+	left := -1
+	if link, err := netlink.LinkByName(except); err == nil {
+		left = link.Attrs().Index
+	}
 	local := make(map[netip.Addr]bool, len(all))
 	for _, a := range all {
+		if a.LinkIndex == left {
+			continue
+		}
 		if addr, ok := netip.AddrFromSlice(a.IP); ok {
 			local[addr.Unmap()] = true
 		}

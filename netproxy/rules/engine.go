@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -37,7 +38,17 @@ type Filter interface {
 	// Repair makes the next Apply restore what another program removed, and
 	// tells whether there is such.
 	Repair(context.Context) (bool, error)
+	// SetNode lets a node use the tunnel; an invalid address ends that. NodesKnown
+	// shuts all others out.
+	SetNode(name string, addr netip.Addr)
+	NodesKnown()
 	healthPorts() map[uint16]healthPort
+}
+
+// Watched is a Filter that tells when others change its rules.
+type Watched interface {
+	Filter
+	Watch(ctx context.Context, changed func()) error
 }
 
 // Tracker forgets connections that would bypass new rules.
@@ -45,9 +56,14 @@ type Tracker interface {
 	Forget([]udpFrontend) error
 }
 
+// Report records an API event about an object.
+type Report func(object *corev1.ObjectReference, eventType, reason, message string)
+
 // Engine keeps the node's rules as services and host ports ask.
 type Engine struct {
 	services Services
+	reserved *Reserved
+	report   Report
 	filter   Filter
 	tracker  Tracker
 	log      *slog.Logger
@@ -61,16 +77,24 @@ type Engine struct {
 	changed map[string]bool       // sandboxes to render again
 	waiting []chan error          // told the outcome of the next sync
 	recheck bool                  // somebody else changed rules
+	nodes   map[string]netip.Addr // to let in, or out
+	// nodesKnown tells that all nodes were told of, reservedChanged that what is
+	// reserved is another than when services were rendered.
+	nodesKnown, reservedChanged bool
 
-	// The goroutine of Run alone touches this.
-	stale []udpFrontend // not forgotten yet
+	// The goroutine of Run alone touches these.
+	stale   []udpFrontend                   // not forgotten yet
+	closed  bool                            // the tunnel, to others than nodes
+	exposed map[types.NamespacedName]string // services with ways in from outside, and which of them were refused
 }
 
-// NewEngine returns an engine; Prepare, then Run it. Without services the rules
-// are those of pods and host ports alone.
-func NewEngine(filter Filter, services Services, tracker Tracker, log *slog.Logger) *Engine {
+// NewEngine returns an engine; Prepare, then Run it. What is reserved must be
+// what the filter's facts have.
+func NewEngine(filter Filter, services Services, reserved *Reserved, tracker Tracker, report Report, log *slog.Logger) *Engine {
 	return &Engine{
 		services: services,
+		reserved: reserved,
+		report:   report,
 		filter:   filter,
 		tracker:  tracker,
 		log:      log,
@@ -80,6 +104,8 @@ func NewEngine(filter Filter, services Services, tracker Tracker, log *slog.Logg
 		dirty:    make(map[types.NamespacedName]bool),
 		ports:    make(map[string][]HostPort),
 		changed:  make(map[string]bool),
+		nodes:    make(map[string]netip.Addr),
+		exposed:  make(map[types.NamespacedName]string),
 	}
 }
 
@@ -148,6 +174,11 @@ func (e *Engine) Flush(ctx context.Context) error {
 }
 
 func (e *Engine) conflict(sandbox string, ports []HostPort) error {
+	for _, p := range ports {
+		if e.reserved.Port(p.Protocol, p.Port) {
+			return fmt.Errorf("host port %s is not for pods: orch itself is reached there", p)
+		}
+	}
 	for other, held := range e.ports {
 		if other == sandbox {
 			continue
@@ -192,16 +223,14 @@ const (
 func (e *Engine) Run(ctx context.Context) error {
 	defer e.health.close(context.WithoutCancel(ctx))
 	defer e.abandon()
-	if e.services != nil {
-		if err := e.services.WaitSynced(ctx); err != nil {
-			return nil
-		}
-		e.mu.Lock()
-		for _, name := range e.services.Names() {
-			e.dirty[name] = true
-		}
-		e.mu.Unlock()
+	if err := e.services.WaitSynced(ctx); err != nil {
+		return nil
 	}
+	e.mu.Lock()
+	for _, name := range e.services.Names() {
+		e.dirty[name] = true
+	}
+	e.mu.Unlock()
 	var retry <-chan time.Time
 	delay := retryFirst
 	for e.signal(); ; {
@@ -270,13 +299,17 @@ func (e *Engine) render() (waiting []chan error, recheck bool) {
 	e.mu.Lock()
 	dirty, changed := e.dirty, e.changed
 	waiting, recheck = e.waiting, e.recheck
-	e.dirty, e.changed, e.waiting, e.recheck = make(map[types.NamespacedName]bool), make(map[string]bool), nil, false
+	reservedChanged := e.reservedChanged
+	e.dirty, e.changed, e.waiting, e.recheck, e.reservedChanged = make(map[types.NamespacedName]bool), make(map[string]bool), nil, false, false
+	e.renderNodes()
 	for sandbox := range changed {
 		e.stale = append(e.stale, e.filter.SetHostPorts(sandbox, e.ports[sandbox])...)
 	}
 	e.mu.Unlock()
+	e.reserve(dirty, reservedChanged)
 	for name := range dirty {
 		service, endpointSlices := e.services.Get(name)
+		e.expose(name, service)
 		e.stale = append(e.stale, e.filter.SetService(name, service, endpointSlices)...)
 	}
 	return waiting, recheck

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os/exec"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,6 +31,18 @@ const quiet = 500 * time.Millisecond
 // kept by iptables-legacy it never calls.
 func (t *IPTables) Watch(ctx context.Context, changed func()) error {
 	return watchForeign(ctx, t.own.has, changed)
+}
+
+// Silent tells whether the kernel says nothing when a filter's rules change: those
+// of iptables-legacy.
+func Silent(filter Filter) bool {
+	legacy, ok := filter.(interface{ legacy() bool })
+	return ok && legacy.legacy()
+}
+
+func (t *IPTables) legacy() bool {
+	out, err := exec.Command("iptables", "--version").Output()
+	return err == nil && !strings.Contains(string(out), "nf_tables")
 }
 
 // watchForeign leaves out the changes by processes that are our own.

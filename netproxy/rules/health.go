@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"sync"
 	"time"
@@ -31,10 +32,12 @@ func healthOf(service *corev1.Service, ports []ServicePort) *healthPort {
 	if port == 0 || service.Spec.Type != corev1.ServiceTypeLoadBalancer || !ports[0].ExternalLocal {
 		return nil
 	}
-	addrs := make(map[string]bool)
+	// The ready ones alone: a load balancer should turn away while those that end
+	// still serve what comes all the same.
+	addrs := make(map[netip.Addr]bool)
 	for i := range ports {
-		for _, e := range ports[i].Local {
-			addrs[e.Addr.Addr().String()] = true
+		for _, e := range ports[i].LocalReady {
+			addrs[e.Addr.Addr()] = true
 		}
 	}
 	return &healthPort{service: ports[0].Service, port: port, local: len(addrs)}

@@ -25,6 +25,8 @@ type IPTables struct {
 	own    processes
 	// RandomFully tells that MASQUERADE knows --random-fully.
 	RandomFully bool
+	// ReversePath tells that there is the match rpfilter; set by Probe.
+	ReversePath bool
 }
 
 // NewIPTables looks for iptables; ErrNoIPTables if there is none.
@@ -45,8 +47,11 @@ func NewIPTables() (*IPTables, error) {
 // jumps to them that the kernel's own chains hold.
 func (t *IPTables) Existing(ctx context.Context) (chains map[Chain]int, held map[Chain]Chain, err error) {
 	chains, held = make(map[Chain]int), make(map[Chain]Chain)
-	for _, table := range []string{natTable, filterTable} {
+	for _, table := range tables {
 		saved, err := t.run(exec.CommandContext(ctx, "iptables-save", "-t", table), nil)
+		if err != nil && table == rawTable && !t.ReversePath {
+			continue // an old kernel may have no such table
+		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("read %s rules: %w", table, err)
 		}
@@ -88,16 +93,33 @@ func (t *IPTables) Restore(ctx context.Context, transaction []byte) error {
 	return nil
 }
 
-// insertJumps is the transaction that adds the jumps that are not held yet.
-func insertJumps(held map[Chain]Chain) []byte {
-	wanted := jumps()
+// Probe finds out what the kernel's filter can do, by trying.
+func (t *IPTables) Probe(ctx context.Context) {
+	const probe = "ORCH-PROBE"
+	err := t.Restore(ctx, []byte("*raw\n:"+probe+" - [0:0]\n-A "+probe+" -m rpfilter --invert -j DROP\nCOMMIT\n"))
+	t.ReversePath = err == nil
+	if t.ReversePath {
+		_ = t.Restore(ctx, []byte("*raw\n-F "+probe+"\n-X "+probe+"\nCOMMIT\n")) // the first sync removes it, too
+	}
+}
+
+// insertJumps is the transaction that adds the jumps that are wanted and not
+// held yet.
+func insertJumps(wanted, held map[Chain]Chain) []byte {
 	var out bytes.Buffer
-	for _, table := range []string{natTable, filterTable} {
-		out.WriteString("*" + table + "\n")
+	for _, table := range tables {
+		var missing []Chain
 		for _, from := range slices.SortedFunc(maps.Keys(wanted), compareChains) {
 			if _, there := held[from]; !there && from.Table == table {
-				out.WriteString("-I " + from.Name + " 1 -j " + wanted[from].Name + "\n")
+				missing = append(missing, from)
 			}
+		}
+		if len(missing) == 0 {
+			continue
+		}
+		out.WriteString("*" + table + "\n")
+		for _, from := range missing {
+			out.WriteString("-I " + from.Name + " 1 -j " + wanted[from].Name + "\n")
 		}
 		out.WriteString("COMMIT\n")
 	}

@@ -24,8 +24,13 @@ type Facts struct {
 	// NoServices leaves services to another proxy: pods' masquerading and host
 	// ports remain.
 	NoServices bool
-	// RandomFully tells that MASQUERADE knows --random-fully.
-	RandomFully bool
+	// GuardOnly leaves out masquerading, too: relays do all that services need.
+	GuardOnly bool
+	// RandomFully tells that MASQUERADE knows --random-fully, ReversePath that
+	// there is a match for packets that came in by the wrong link.
+	RandomFully, ReversePath bool
+	TunnelLink               string    // by which pods of other nodes are reached
+	Reserved                 *Reserved // nil: nothing is
 }
 
 // Endpoint is one address that a service port may be sent to.
@@ -57,6 +62,8 @@ type ServicePort struct {
 
 	Cluster []Endpoint // endpoints under policy Cluster
 	Local   []Endpoint // endpoints under policy Local
+	// LocalReady are the node's own that are ready, whatever the policy.
+	LocalReady []Endpoint
 	// Anywhere tells that usable endpoints exist, be it on other nodes only.
 	Anywhere bool
 }
@@ -81,9 +88,10 @@ func (p *ServicePort) usesCluster() bool {
 func (p *ServicePort) usesLocal() bool { return p.InternalLocal || (p.external() && p.ExternalLocal) }
 
 // ServicePorts resolves one service. It returns nothing for services that are
-// not proxied: headless, ExternalName, claimed by another proxy.
+// not proxied: headless, ExternalName, claimed by another proxy; nor for any
+// where another proxy has them all.
 func ServicePorts(service *corev1.Service, endpointSlices []*discoveryv1.EndpointSlice, facts *Facts) []ServicePort {
-	if service == nil || service.Spec.Type == corev1.ServiceTypeExternalName || service.Labels["service.kubernetes.io/service-proxy-name"] != "" {
+	if facts.NoServices || service == nil || service.Spec.Type == corev1.ServiceTypeExternalName || service.Labels["service.kubernetes.io/service-proxy-name"] != "" {
 		return nil
 	}
 	clusterIP := clusterIPv4(service)
@@ -108,6 +116,7 @@ func ServicePorts(service *corev1.Service, endpointSlices []*discoveryv1.Endpoin
 			InternalLocal:   service.Spec.InternalTrafficPolicy != nil && *service.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,
 			ExternalLocal:   service.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 		}
+		facts.Reserved.withhold(&port)
 		port.resolve(candidates(endpointSlices, spec.Name, spec.Protocol, facts), facts)
 		ports = append(ports, port)
 	}
@@ -242,7 +251,7 @@ func newCandidate(endpoint *discoveryv1.Endpoint, port uint16, facts *Facts) (ca
 		return candidate{}, false
 	}
 	addr, err := netip.ParseAddr(endpoint.Addresses[0])
-	if err != nil || !addr.Is4() {
+	if err != nil || !addr.Is4() || misleading(addr, port, facts) {
 		return candidate{}, false
 	}
 	c := candidate{Endpoint: Endpoint{Addr: netip.AddrPortFrom(addr, port)}}
@@ -264,6 +273,14 @@ func newCandidate(endpoint *discoveryv1.Endpoint, port uint16, facts *Facts) (ca
 	return c, true
 }
 
+// misleading tells of endpoints that no pod and no server can be: those of the
+// node itself that only look like others', and the tunnel's port on machines. The
+// API refuses most of them; here it is the last look.
+func misleading(addr netip.Addr, port uint16, facts *Facts) bool {
+	return addr.IsLoopback() || addr.IsUnspecified() || addr.IsMulticast() || addr.IsLinkLocalUnicast() ||
+		port == tunnelPort && !facts.ClusterCIDR.Contains(addr)
+}
+
 // resolve chooses the endpoints in use: ready ones that the topology hints
 // allow, or where none is ready anywhere, terminating ones that still serve
 // (KEP-1669, KEP-2433, KEP-3015); for policy Local the same among the node's own.
@@ -281,6 +298,7 @@ func (p *ServicePort) resolve(all []candidate, facts *Facts) {
 			p.Local = pick(all, fading, local)
 		}
 	}
+	p.LocalReady = pick(all, ready, local)
 	p.Anywhere = slices.ContainsFunc(all, ready) || slices.ContainsFunc(all, fading)
 }
 

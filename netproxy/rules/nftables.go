@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -28,6 +29,7 @@ var nftHooks = map[string]struct {
 	hook     knftables.BaseChainHook
 	priority knftables.BaseChainPriority
 }{
+	nftPreRouted:      {knftables.FilterType, knftables.PreroutingHook, knftables.RawPriority},
 	"nat-prerouting":  {knftables.NATType, knftables.PreroutingHook, knftables.DNATPriority},
 	"nat-output":      {knftables.NATType, knftables.OutputHook, knftables.DNATPriority},
 	"nat-postrouting": {knftables.NATType, knftables.PostroutingHook, knftables.SNATPriority},
@@ -58,6 +60,8 @@ type NFTables struct {
 	appliedChains   map[string][]string
 	appliedSticky   map[string]time.Duration
 	appliedElements map[element]string
+
+	own atomic.Int64 // changes of ours that the kernel has not told of yet
 }
 
 // NewNFTables looks for nft; ErrNoNFT if there is none.
@@ -172,7 +176,9 @@ func (n *NFTables) Apply(ctx context.Context) error {
 	tx := n.nft.NewTransaction()
 	n.write(tx)
 	if tx.NumOperations() > 0 {
+		n.own.Add(1)
 		if err := n.nft.Run(ctx, tx); err != nil {
+			n.own.Add(-1)
 			n.scratch = n.all
 			n.all = true
 			return fmt.Errorf("apply rules: %w", err)
@@ -339,21 +345,76 @@ func (n *NFTables) commit() {
 
 // Repair implements Filter: another program's `nft flush ruleset`.
 func (n *NFTables) Repair(ctx context.Context) (bool, error) {
-	chains, err := n.nft.List(ctx, "chains")
-	if err != nil && !knftables.IsNotFound(err) {
-		return false, fmt.Errorf("look at the rules: %w", err)
-	}
-	if len(chains) == len(n.appliedChains) {
-		return false, nil
+	intact, err := n.intact(ctx)
+	if err != nil || intact {
+		return false, err
 	}
 	n.all = true
 	return true, nil
 }
 
-// Watch calls changed after rules of the machine have changed, by
-// whomever, until ctx ends.
+// intact counts what the kernel holds of ours.
+func (n *NFTables) intact(ctx context.Context) (bool, error) {
+	rules, err := n.nft.ListRules(ctx, "")
+	if knftables.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look at the rules: %w", err)
+	}
+	chains, err := n.nft.List(ctx, "chains")
+	if err != nil {
+		return false, fmt.Errorf("look at the rules: %w", err)
+	}
+	missing := make(map[string]int, len(n.appliedChains))
+	for c, applied := range n.appliedChains {
+		missing[c] = len(applied)
+	}
+	for _, r := range rules {
+		missing[r.Chain]--
+	}
+	for _, count := range missing {
+		if count != 0 {
+			return false, nil
+		}
+	}
+	if len(chains) != len(n.appliedChains) {
+		return false, nil
+	}
+	return n.mapsIntact(ctx)
+}
+
+func (n *NFTables) mapsIntact(ctx context.Context) (bool, error) {
+	missing := make(map[string]int)
+	for e := range n.appliedElements {
+		missing[e.set]++
+	}
+	for name := range nftMaps {
+		elements, err := n.nft.ListElements(ctx, "map", name)
+		if knftables.IsNotFound(err) {
+			return false, nil
+		}
+		if err != nil {
+			return false, fmt.Errorf("look at the rules: %w", err)
+		}
+		if len(elements) != missing[name] {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// Watch calls changed after another program has changed rules of the machine,
+// until ctx ends. A change of ours is told from others' by their number alone: at
+// worst one too many is looked at.
 func (n *NFTables) Watch(ctx context.Context, changed func()) error {
-	return watchForeign(ctx, func(int) bool { return false }, changed)
+	return watchForeign(ctx, func(int) bool {
+		if n.own.Add(-1) >= 0 {
+			return true
+		}
+		n.own.Add(1)
+		return false
+	}, changed)
 }
 
 func (n *NFTables) healthPorts() map[uint16]healthPort {

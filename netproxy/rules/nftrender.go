@@ -28,6 +28,7 @@ var nftMaps = map[string]string{
 	nodePorts:    "inet_proto . inet_service : verdict",
 	refusedIPs:   "ipv4_addr . inet_proto . inet_service : verdict",
 	refusedPorts: "inet_proto . inet_service : verdict",
+	nftNodes:     "ipv4_addr : verdict",
 }
 
 // The chains that the others lead to.
@@ -37,7 +38,6 @@ const (
 	nftMarkMasq = "mark-masq"
 	nftReject   = "reject-new"
 	nftRefuse   = "refuse"
-	nftGuard    = "guard-loopback"
 )
 
 // element is a key of a map; the parts of the key are joined by " . ".
@@ -69,7 +69,12 @@ func (f *nftFragment) lead(set, verdict string, key ...string) {
 func nftBase(facts *Facts) map[string][]string {
 	cluster, pods := facts.ClusterCIDR.String(), facts.PodCIDR.String()
 	const unmarked = "meta mark & 0x4000 == 0 "
-	return map[string][]string{
+	if facts.GuardOnly {
+		chains := map[string][]string{nftServices: {}, nftRefuse: {"reject"}, nftMarkMasq: {}}
+		nftBaseGuard(facts, chains)
+		return chains
+	}
+	chains := map[string][]string{
 		"nat-prerouting": {"jump " + nftServices},
 		"nat-output":     {"jump " + nftServices},
 		nftServices: {
@@ -91,10 +96,8 @@ func nftBase(facts *Facts) map[string][]string {
 			"masquerade fully-random",
 		},
 		"filter-input": {
-			"ip daddr 127.0.0.0/8 ip saddr != 127.0.0.0/8 jump " + nftGuard,
 			"ct state new jump " + nftReject,
 		},
-		nftGuard: {"ct state established,related return", "ct status dnat return", "drop"},
 		"filter-forward": {
 			"ct state invalid drop",
 			"ct state new jump " + nftReject,
@@ -106,13 +109,12 @@ func nftBase(facts *Facts) map[string][]string {
 		},
 		nftRefuse: {"reject"},
 	}
+	nftBaseGuard(facts, chains)
+	return chains
 }
 
 // renderNFTService renders one service; nil if it has no rules.
 func renderNFTService(service *corev1.Service, slices []*discoveryv1.EndpointSlice, facts *Facts) *nftFragment {
-	if facts.NoServices {
-		return nil
-	}
 	ports := ServicePorts(service, slices, facts)
 	if len(ports) == 0 {
 		return nil

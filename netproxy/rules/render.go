@@ -21,6 +21,8 @@ const (
 	chainPrefix = "ORCH-" // every chain of ours, and nobody else's
 )
 
+var tables = []string{rawTable, natTable, filterTable}
+
 // The fixed chains. The dispatch chains (services, node ports, rejects) only
 // choose a bucket; buckets hold a rule per address and port.
 var (
@@ -106,6 +108,11 @@ func base(facts *Facts) map[Chain][]string {
 		masquerade += " --random-fully"
 	}
 	pods := facts.PodCIDR.String()
+	if facts.GuardOnly {
+		chains := map[Chain][]string{chainMarkMasq: {}, chainPostrouting: {}, chainInput: {}, chainForward: {}, chainOutput: {}}
+		baseGuard(facts, chains)
+		return chains
+	}
 	chains := map[Chain][]string{
 		chainMarkMasq: {"-j MARK --set-xmark " + masqMark},
 		chainPostrouting: {
@@ -119,9 +126,6 @@ func base(facts *Facts) map[Chain][]string {
 			masquerade,
 		},
 		chainInput: {
-			// Pods' links accept 127.0.0.0/8 for the sake of host ports there;
-			// only answers may use that (CVE-2020-8558).
-			"-d 127.0.0.0/8 ! -s 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP",
 			"-m conntrack --ctstate NEW -j " + chainReject.Name,
 			"-j " + chainHealth.Name,
 		},
@@ -144,12 +148,14 @@ func base(facts *Facts) map[Chain][]string {
 	// What pods reach by a service address is theirs to reach, the API server
 	// first of all, whatever a host firewall says of the port behind it.
 	chains[chainInput] = append(chains[chainInput], "-s "+pods+" -m conntrack --ctstate DNAT -j ACCEPT")
+	baseGuard(facts, chains)
 	return chains
 }
 
 // jumps are the rules in the kernel's own chains that lead to ours.
 func jumps() map[Chain]Chain {
 	return map[Chain]Chain{
+		{rawTable, "PREROUTING"}:  chainGuard,
 		{natTable, "PREROUTING"}:  chainServices,
 		{natTable, "OUTPUT"}:      chainServices,
 		{natTable, "POSTROUTING"}: chainPostrouting,
@@ -175,14 +181,11 @@ func dispatchTail(parent Chain) []string {
 
 // dispatchChains always exist, if only with their tail.
 func dispatchChains() []Chain {
-	return []Chain{chainServices, chainNodePorts, chainHostPorts, chainReject, chainRejectPorts, chainHealth}
+	return []Chain{chainServices, chainNodePorts, chainHostPorts, chainReject, chainRejectPorts, chainHealth, chainTunnel, chainNoTunnel}
 }
 
 // renderService renders one service.
 func renderService(service *corev1.Service, slices []*discoveryv1.EndpointSlice, facts *Facts) *fragment {
-	if facts.NoServices {
-		return nil
-	}
 	ports := ServicePorts(service, slices, facts)
 	if len(ports) == 0 {
 		return nil

@@ -173,7 +173,7 @@ func compareChains(a, b Chain) int {
 // ones, considering the stale chains alone; nil if there is nothing to do.
 func (r *Ruleset) Transaction(applied map[Chain][]string) []byte {
 	var out bytes.Buffer
-	for _, table := range []string{natTable, filterTable} {
+	for _, table := range tables {
 		var written, removed []Chain
 		for c := range r.stale {
 			if c.Table != table {

@@ -27,7 +27,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 func testFacts() Facts {
 	return Facts{
-		NodeName: "node-1", Zone: "zone-a", RandomFully: true,
+		NodeName: "node-1", Zone: "zone-a", RandomFully: true, ReversePath: true, TunnelLink: "orch-vxlan",
 		ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16"), PodCIDR: netip.MustParsePrefix("10.42.0.0/24"),
 		LocalDNS: netip.MustParseAddr("10.43.0.10"),
 	}
@@ -294,7 +294,7 @@ func TestEngineRecovers(t *testing.T) {
 // runEngine runs an engine until it has synced and f has returned.
 func runEngine(t *testing.T, g *generator, k *kernel, f func(*Engine)) {
 	t.Helper()
-	e := NewEngine(NewTables(testFacts(), k), g, noTracker{}, slog.New(slog.DiscardHandler))
+	e := NewEngine(NewTables(testFacts(), k), g, NewReserved("node-1", netip.MustParsePrefix("10.43.0.0/16")), noTracker{}, nil, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(context.Background())
 	if err := e.Prepare(ctx); err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@ package rules
 import (
 	"context"
 	"errors"
+	"maps"
 )
 
 // Backend is iptables.
@@ -25,6 +26,23 @@ func NewTables(facts Facts, backend Backend) *Tables {
 	return &Tables{Ruleset: NewRuleset(facts), backend: backend, applied: make(map[Chain][]string)}
 }
 
+// jumps are those to chains that there are.
+func (t *Tables) jumps() map[Chain]Chain {
+	wanted := jumps()
+	maps.DeleteFunc(wanted, func(_, target Chain) bool { return t.chains[target] == nil })
+	return wanted
+}
+
+// holds tells whether all jumps are there.
+func (t *Tables) holds(held map[Chain]Chain) bool {
+	for from := range t.jumps() {
+		if _, there := held[from]; !there {
+			return false
+		}
+	}
+	return true
+}
+
 // Prepare implements Filter.
 func (t *Tables) Prepare(ctx context.Context) error {
 	existing, held, err := t.backend.Existing(ctx)
@@ -37,7 +55,7 @@ func (t *Tables) Prepare(ctx context.Context) error {
 			delete(first.stale, c)
 		}
 	}
-	if err := t.backend.Restore(ctx, append(first.Transaction(nil), insertJumps(held)...)); err != nil {
+	if err := t.backend.Restore(ctx, append(first.Transaction(nil), insertJumps(t.jumps(), held)...)); err != nil {
 		return err
 	}
 	t.forgetApplied(existing)
@@ -74,7 +92,7 @@ func (t *Tables) resync(ctx context.Context) error {
 		return err
 	}
 	t.forgetApplied(existing)
-	if len(held) == len(jumps()) {
+	if t.holds(held) {
 		return nil
 	}
 	return t.Prepare(ctx)
@@ -86,7 +104,7 @@ func (t *Tables) Repair(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	intact := len(held) == len(jumps())
+	intact := t.holds(held)
 	for c, rules := range t.applied {
 		count, found := existing[c]
 		intact = intact && found && count == len(rules)

@@ -30,6 +30,8 @@ type Userspace struct {
 	claims  map[front]map[string]relay.Targets // by owner: desired
 	changed map[front]bool                     // claims to put in force
 
+	guard Watched // keeps pods to their own addresses; nil where the kernel cannot
+
 	serving map[front]*serving // in force
 	held    map[netip.Addr]int // fronts at an address of the link, in force
 }
@@ -56,28 +58,66 @@ type serving struct {
 	to    relay.Targets
 }
 
-// NewUserspace returns a Filter that has nothing in force.
-func NewUserspace(facts Facts, link Link, log *slog.Logger) *Userspace {
+// NewUserspace returns a Filter that has nothing in force. guard is a filter
+// without services for the packets of pods, where there is one for this kernel;
+// else nil.
+func NewUserspace(facts Facts, link Link, guard Watched, log *slog.Logger) *Userspace {
 	return &Userspace{
-		facts: &facts, link: link, relays: relay.NewGroup(log), log: log,
+		facts: &facts, link: link, guard: guard, relays: relay.NewGroup(log), log: log,
 		health: make(map[string]*healthPort), owned: make(map[string][]front),
 		claims: make(map[front]map[string]relay.Targets), changed: make(map[front]bool),
 		serving: make(map[front]*serving), held: make(map[netip.Addr]int),
 	}
 }
 
-// Watch ends all relays when ctx does. Nobody else can change what is in force.
-func (u *Userspace) Watch(ctx context.Context, _ func()) error {
+// Watch ends all relays when ctx does. Nobody else can change what is in force,
+// the guard apart.
+func (u *Userspace) Watch(ctx context.Context, changed func()) error {
+	defer u.relays.Close()
+	if u.guard != nil {
+		if err := u.guard.Watch(ctx, changed); err != nil {
+			u.log.Warn("rules removed by other programs will not be restored", "error", err)
+		}
+	}
 	<-ctx.Done()
-	u.relays.Close()
 	return nil
 }
 
-// Prepare has nothing to do: pods reach each other by routes alone.
-func (u *Userspace) Prepare(context.Context) error { return nil }
+// Prepare implements Filter: pods reach each other by routes alone.
+func (u *Userspace) Prepare(ctx context.Context) error {
+	if u.guard == nil {
+		return nil
+	}
+	return u.guard.Prepare(ctx)
+}
 
-// Repair has nothing to do: sockets are this process's own.
-func (u *Userspace) Repair(context.Context) (bool, error) { return false, nil }
+// Repair implements Filter: sockets are this process's own, addresses may have
+// been taken away.
+func (u *Userspace) Repair(ctx context.Context) (bool, error) {
+	for addr := range u.held {
+		if err := u.link.Add(addr); err != nil {
+			return false, err
+		}
+	}
+	if u.guard == nil {
+		return false, nil
+	}
+	return u.guard.Repair(ctx)
+}
+
+// SetNode implements Filter.
+func (u *Userspace) SetNode(name string, addr netip.Addr) {
+	if u.guard != nil {
+		u.guard.SetNode(name, addr)
+	}
+}
+
+// NodesKnown implements Filter.
+func (u *Userspace) NodesKnown() {
+	if u.guard != nil {
+		u.guard.NodesKnown()
+	}
+}
 
 // SetService claims one service's fronts in place of its former ones.
 func (u *Userspace) SetService(name types.NamespacedName, service *corev1.Service, endpointSlices []*discoveryv1.EndpointSlice) []udpFrontend {
@@ -85,6 +125,10 @@ func (u *Userspace) SetService(name types.NamespacedName, service *corev1.Servic
 	ports := ServicePorts(service, endpointSlices, u.facts)
 	fronts := make(map[front]relay.Targets)
 	for i := range ports {
+		// A relay takes an address as a whole: never one of another machine's.
+		elsewhere := u.facts.Reserved.Elsewhere
+		ports[i].ExternalIPs = slices.DeleteFunc(ports[i].ExternalIPs, elsewhere)
+		ports[i].LoadBalancerIPs = slices.DeleteFunc(ports[i].LoadBalancerIPs, elsewhere)
 		servicePortFronts(&ports[i], fronts)
 	}
 	delete(u.health, owner)
@@ -161,7 +205,12 @@ func (u *Userspace) claim(owner string, fronts map[front]relay.Targets) {
 
 // Apply puts in force what changed. A front that cannot be is left for the next
 // time: another program that has the port must not hold up all others.
-func (u *Userspace) Apply(context.Context) error {
+func (u *Userspace) Apply(ctx context.Context) error {
+	if u.guard != nil {
+		if err := u.guard.Apply(ctx); err != nil {
+			return err
+		}
+	}
 	again := make(map[front]bool)
 	for f := range u.changed {
 		if err := u.serve(f); err != nil {
