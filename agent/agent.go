@@ -81,7 +81,8 @@ func (a *assembly) assemble() error {
 	a.network = netproxy.New(networkConfig)
 	a.volumes = volume.New(volume.Config{
 		Dir: dir, Client: a.api, Events: a.events, Evict: a.evict, Logger: cfg.Logger,
-		Node: func() *corev1.Node { return a.node.Node() },
+		Node:    func() *corev1.Node { return a.node.Node() },
+		Written: func(ctx context.Context, uid types.UID) map[string]int64 { return a.stats.Written(ctx, uid) },
 	})
 	hostIPs := []string{cfg.NodeIP.String()}
 	if a.pods, err = pod.New(pod.Config{
@@ -104,7 +105,7 @@ func (a *assembly) assemble() error {
 	return err
 }
 
-// evict ends a pod that uses more of its volumes than it may.
+// evict ends a pod that uses more of the node's disk than it may.
 func (a *assembly) evict(uid types.UID, reason, message string) {
 	grace := int64(1) // upstream's: the pod has had its share
 	a.pods.Evict(uid, reason, message, corev1.PodReasonTerminationByKubelet, &grace)

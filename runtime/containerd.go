@@ -166,9 +166,19 @@ func (r *Runtime) containerdConfig(registries *registries, pinned map[string]str
 	}
 }
 
+// logLineSize bounds a line of a container's output, in bytes: of what is longer
+// the log has pieces, all but the last with the tag P. As upstream.
+const logLineSize = 16 << 10
+
+// execDrain is how long a command's output may go on being passed on once the
+// command has ended. Without a limit a client that does not read, a child that
+// keeps the output open, or input that nobody takes would hold the call for ever.
+const execDrain = 10 * time.Second
+
 func (r *Runtime) criRuntimeConfig() map[string]any {
 	return map[string]any{
-		"max_container_log_line_size":            -1,
+		"max_container_log_line_size":            logLineSize,
+		"drain_exec_sync_io_timeout":             execDrain.String(),
 		"restrict_oom_score_adj":                 !canLowerOOMScore(),
 		"tolerate_missing_hugetlb_controller":    true,
 		"disable_hugetlb_controller":             !hasHugeTLB("/sys/fs/cgroup"), // it would be missed aloud at every container
