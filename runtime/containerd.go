@@ -28,6 +28,8 @@ type containerd struct {
 
 	stopping atomic.Bool // complaints are to be expected from now on
 
+	rewriters []*rewriter // of registries.yaml
+
 	once sync.Once
 	err  error // set before failed is closed
 }
@@ -64,6 +66,9 @@ func (r *Runtime) startContainerd(ctx context.Context, pinned map[string]string)
 	registries, err := readRegistries(r.cfg.Registries)
 	if err != nil {
 		return nil, err
+	}
+	if c.rewriters, err = registries.rewriters(r.log); err != nil {
+		return nil, fmt.Errorf("read %s: %w", r.cfg.Registries, err)
 	}
 	if err := registries.writeHosts(r.layout.certs); err != nil {
 		return nil, fmt.Errorf("write registry hosts: %w", err)
@@ -170,15 +175,9 @@ func (r *Runtime) containerdConfig(registries *registries, pinned map[string]str
 // the log has pieces, all but the last with the tag P. As upstream.
 const logLineSize = 16 << 10
 
-// execDrain is how long a command's output may go on being passed on once the
-// command has ended. Without a limit a client that does not read, a child that
-// keeps the output open, or input that nobody takes would hold the call for ever.
-const execDrain = 10 * time.Second
-
 func (r *Runtime) criRuntimeConfig() map[string]any {
 	return map[string]any{
 		"max_container_log_line_size":            logLineSize,
-		"drain_exec_sync_io_timeout":             execDrain.String(),
 		"restrict_oom_score_adj":                 !canLowerOOMScore(),
 		"tolerate_missing_hugetlb_controller":    true,
 		"disable_hugetlb_controller":             !hasHugeTLB("/sys/fs/cgroup"), // it would be missed aloud at every container

@@ -150,13 +150,17 @@ func compress(path string) (err error) {
 	return os.Remove(path)
 }
 
-// logMarks is more than the CRI format's marks of one line take.
-const logMarks = 64
+// What a line of a log has at most: the CRI format's marks, and text; longer ones
+// are in pieces.
+const (
+	logMarks = 64
+	logText  = 16 << 10
+)
 
 // logTail gives the end of a log without the CRI format's marks: the last
 // lines, in at most that many bytes.
 func logTail(path string, most, lines int) string {
-	raw, cut, err := disk.Tail(path, int64(most+(lines+1)*logMarks))
+	raw, cut, err := disk.Tail(path, int64(most+logText+(lines+1)*logMarks))
 	if err != nil {
 		return ""
 	}
@@ -165,7 +169,7 @@ func logTail(path string, most, lines int) string {
 	if len(all) > lines {
 		all, cut = all[len(all)-lines:], false
 	}
-	if cut { // the marks of the first line lie before what was read
+	if cut { // the first line's marks lie before what was read; it counts if it is the only one
 		b.WriteString(all[0])
 		all = all[1:]
 	}

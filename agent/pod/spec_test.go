@@ -357,7 +357,7 @@ func TestLogins(t *testing.T) {
 		all, err := m.logins(t.Context(), p, image)
 		var names []string
 		for _, l := range all {
-			names = append(names, l.Username)
+			names = append(names, l.auth.Username)
 		}
 		if got := strings.Join(names, " "); got != want || err != nil {
 			t.Errorf("%s gives %q, %v; want %q", image, got, err, want)
@@ -494,7 +494,7 @@ func FuzzTexts(f *testing.F) {
 	f.Add("A='x'\n$(B)$$", `{"auths":{"x":{"auth":"YTpi"}}}`)
 	f.Fuzz(func(t *testing.T, a, b string) {
 		parseResolvConf(a)
-		envFileValue(a, "A")
+		_, _ = envFileValue(a, "A")
 		logLine(b)
 		dotted(a)
 		expand(a, func(string) (string, bool) { return b, true })
