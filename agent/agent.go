@@ -87,6 +87,7 @@ func (a *assembly) assemble() error {
 	hostIPs := []string{cfg.NodeIP.String()}
 	if a.pods, err = pod.New(pod.Config{
 		NodeName: cfg.NodeName, Dir: dir, Client: a.api, Logger: cfg.Logger,
+		LogLinks: cfg.LogLinks, UnsafeSysctls: cfg.UnsafeSysctls,
 		Runtime: a.runtime.Runtime(), Images: a.runtime.Images(),
 		Volumes: a.volumes, Objects: a.volumes.Objects, Observed: a.volumes.Observe, Events: a.events,
 		Node:       func() *corev1.Node { return a.node.Node() },

@@ -40,6 +40,9 @@ func (m *Manager) makeDirs(pod *corev1.Pod) error {
 	if err := os.MkdirAll(m.podLogDir(pod), 0o755); err != nil {
 		return fmt.Errorf("make pod log directory: %w", err)
 	}
+	if err := m.linkPod(pod); err != nil {
+		m.log.Warn("cannot make the link for a pod's logs", "pod", describe(pod), "err", err)
+	}
 	return nil
 }
 
@@ -56,7 +59,7 @@ func (m *Manager) removeDirs(uid podUID) error {
 		}
 	}
 	_ = os.Remove(m.podDir(uid)) // fails while volumes are left, which their owner removes
-	return nil
+	return m.dropLinks()
 }
 
 // leftovers are the pods that have files here.

@@ -146,7 +146,9 @@ func TestEnvironmentFiles(t *testing.T) {
 	if err := os.Symlink("/etc/passwd", filepath.Join(dir, "out")); err != nil {
 		t.Fatal(err)
 	}
-	m, err := New(Config{NodeName: "n", Dir: dir, Client: newAPI(nil), Runtime: struct{ runtimeapi.RuntimeServiceClient }{}, Images: listedImages{}, Volumes: &memoryVolumes{}})
+	m, err := New(Config{NodeName: "n", Dir: dir, Client: newAPI(nil), Runtime: struct {
+		runtimeapi.RuntimeServiceClient
+	}{}, Images: listedImages{}, Volumes: &memoryVolumes{}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -116,7 +116,7 @@ func TestEnvironment(t *testing.T) {
 
 func TestFileKey(t *testing.T) {
 	m, dir := quiet(t), t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "env"), []byte("# note\nA='quoted value'\n B = \"2\"\nC=3\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "env"), []byte("# note\nA='quoted value'\n B='2'\nC='3' # three\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	e := &environment{m: m, o: launchOrder{pod: newPod("a"), mounts: map[string]Mount{"v": {HostPath: dir}}}}

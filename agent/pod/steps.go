@@ -190,6 +190,7 @@ func (w *worker) attemptFiles(ids []string) func() error {
 			}
 			errs = append(errs, removeAttempts(dirs, attempt, kept[name]))
 		}
+		errs = append(errs, w.m.dropLinks())
 		return errors.Join(errs...)
 	}
 }
