@@ -20,6 +20,10 @@ import (
 const (
 	defaultDataDir = "/var/lib/orch"
 	defaultConfig  = "/etc/orch/config.yaml"
+
+	// defaultLogLinks is where collectors look for kubelets' logs. Only the
+	// default data directory has links there: there may be several orch here.
+	defaultLogLinks = "/var/log"
 )
 
 // env gives the environment variable of a flag: ORCH_<FLAG>.
@@ -65,6 +69,8 @@ func nodeFlags() []cli.Flag {
 		listFlag("node-taint", "`key=value:Effect` taint to register the node with (repeatable)"),
 		proxyModeFlag(),
 		stringFlag("container-runtime-endpoint", "", "CRI `socket` of another container runtime (default: the embedded containerd)"),
+		stringFlag("log-links", "", "`folder` that gets pods/ and containers/ with links to the logs for collectors; '' for none (default: "+defaultLogLinks+" with the default --data-dir, else none)"),
+		listFlag("allowed-unsafe-sysctls", "`sysctl` that pods may set beyond the safe ones, or a pattern that ends in * (repeatable)"),
 		&cli.DurationFlag{Name: "shutdown-grace-period", Value: 30 * time.Second, Usage: "`time` that pods have to end in when the machine shuts down; 0: none", EnvVars: env("shutdown-grace-period")},
 		&cli.DurationFlag{Name: "shutdown-grace-period-critical-pods", Value: 10 * time.Second, Usage: "the last part of that `time`, for critical pods", EnvVars: env("shutdown-grace-period-critical-pods")},
 		stringFlag("log-level", "info", "least severe level to log: debug, info, warn, error"),

@@ -28,7 +28,7 @@ func imagesCommand() *cli.Command {
 			{Name: "import", Usage: "take in the images of docker or OCI archives (- reads standard input)", ArgsUsage: "ARCHIVE...", Flags: flags, Action: withImages(importImages)},
 			{Name: "list", Aliases: []string{"ls"}, Usage: "list the images of this node", Flags: flags, Action: withImages(listImages)},
 			{Name: "pull", Usage: "fetch images from their registry", ArgsUsage: "IMAGE...", Flags: flags, Action: withImages(pullImages)},
-			{Name: "remove", Aliases: []string{"rm"}, Usage: "remove images with all their names", ArgsUsage: "IMAGE...", Flags: flags, Action: withImages(removeImages)},
+			{Name: "remove", Aliases: []string{"rm"}, Usage: "remove images with all their names; one whose archive is in the images folder comes back at the next start", ArgsUsage: "IMAGE...", Flags: flags, Action: withImages(removeImages)},
 		},
 	}
 }
@@ -188,10 +188,16 @@ func removeImages(c *cli.Context, images *runtime.ImageStore) error {
 		return err
 	}
 	for _, name := range c.Args().Slice() {
-		if err := images.Remove(c.Context, name); err != nil {
+		names, err := images.Remove(c.Context, name)
+		if err != nil {
 			return err
 		}
-		fmt.Fprintln(c.App.Writer, "removed", name)
+		for _, removed := range names {
+			fmt.Fprintln(c.App.Writer, "removed", removed)
+		}
+		if archive := images.Archive(names); archive != "" {
+			fmt.Fprintf(c.App.ErrWriter, "%s brings it back at the next start: take the archive away to be rid of it\n", archive)
+		}
 	}
 	return nil
 }

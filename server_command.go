@@ -233,6 +233,10 @@ func nodeConfig(c *cli.Context) (agent.Config, error) {
 		Disable:        split(c.StringSlice("disable")),
 		ShutdownPeriod: c.Duration("shutdown-grace-period"), ShutdownCriticalPeriod: c.Duration("shutdown-grace-period-critical-pods"),
 	}
+	cfg.LogLinks, cfg.UnsafeSysctls = c.String("log-links"), split(c.StringSlice("allowed-unsafe-sysctls"))
+	if !c.IsSet("log-links") && cfg.DataDir == defaultDataDir {
+		cfg.LogLinks = defaultLogLinks
+	}
 	if cfg.ShutdownPeriod == 0 {
 		cfg.ShutdownCriticalPeriod = 0 // its default goes with that of the whole
 	} else {

@@ -84,10 +84,12 @@ func (a *assembly) assemble() error {
 	a.address = address.Follow(networkConfig.NodeIP, cfg.NodeIPGiven, cfg.DataDir, cfg.Logger)
 	a.volumes = volume.New(volume.Config{
 		Dir: dir, Client: a.api, Events: a.events, Evict: a.evict, Logger: cfg.Logger,
-		Node: func() *corev1.Node { return a.node.Node() },
+		Node:    func() *corev1.Node { return a.node.Node() },
+		Written: func(ctx context.Context, uid types.UID) map[string]int64 { return a.stats.Written(ctx, uid) },
 	})
 	if a.pods, err = pod.New(pod.Config{
 		NodeName: cfg.NodeName, Dir: dir, Client: a.api, Logger: cfg.Logger,
+		LogLinks: cfg.LogLinks, UnsafeSysctls: cfg.UnsafeSysctls,
 		Runtime: a.runtime.Runtime(), Images: a.runtime.Images(),
 		Volumes: a.volumes, Objects: a.volumes.Objects, Observed: a.volumes.Observe, Events: a.events,
 		Node:       func() *corev1.Node { return a.node.Node() },
@@ -106,7 +108,7 @@ func (a *assembly) assemble() error {
 	return err
 }
 
-// evict ends a pod that uses more of its volumes than it may.
+// evict ends a pod that uses more of the node's disk than it may.
 func (a *assembly) evict(uid types.UID, reason, message string) {
 	grace := int64(1) // upstream's: the pod has had its share
 	a.pods.Evict(uid, reason, message, corev1.PodReasonTerminationByKubelet, &grace)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"orch/agent/pod"
 	"orch/netproxy"
 )
 
@@ -38,6 +40,9 @@ type Config struct {
 	ResolvConf      string // file with the machine's name servers; "": there are none
 	RuntimeEndpoint string // CRI socket; "" means the embedded containerd
 	Disable         []string
+
+	LogLinks      string   // gets links to logs for collectors; "": none
+	UnsafeSysctls []string // that pods may set beyond the safe ones
 
 	// ShutdownPeriod is how long pods have to end when the machine goes down, the
 	// critical ones the last part of it; 0: they just end with the machine.
@@ -67,6 +72,14 @@ func (c *Config) Validate() error {
 	}
 	if c.ShutdownCriticalPeriod < 0 || c.ShutdownPeriod < c.ShutdownCriticalPeriod {
 		return fmt.Errorf("--shutdown-grace-period %s: must not be shorter than --shutdown-grace-period-critical-pods %s", c.ShutdownPeriod, c.ShutdownCriticalPeriod)
+	}
+	if c.LogLinks != "" && !filepath.IsAbs(c.LogLinks) {
+		return fmt.Errorf("--log-links %q: not an absolute path", c.LogLinks)
+	}
+	for _, name := range c.UnsafeSysctls {
+		if err := pod.ValidateUnsafeSysctl(name); err != nil {
+			return fmt.Errorf("--allowed-unsafe-sysctls: %w", err)
+		}
 	}
 	if _, err := c.labels(); err != nil {
 		return err

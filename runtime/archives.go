@@ -148,7 +148,7 @@ func (r *Runtime) importArchives(ctx context.Context, refused ledger) {
 			continue
 		}
 		record := archiveRecord{Size: info.Size(), Modified: info.ModTime().UnixNano()}
-		if ledger[path] == record || refused[path] == record {
+		if last := ledger[path]; last.sameFile(record) && len(last.Images) > 0 && r.ImageStore().has(ctx, last.Images) || refused[path].sameFile(record) {
 			continue
 		}
 		start := time.Now()
@@ -162,6 +162,7 @@ func (r *Runtime) importArchives(ctx context.Context, refused ledger) {
 			continue
 		}
 		r.log.Info("imported image archive", "path", path, "images", names, "took", time.Since(start).Round(time.Millisecond))
+		record.Images = names
 		ledger[path], imported = record, true
 		if err := ledger.write(r.layout.ledger); err != nil {
 			r.log.Warn("cannot record the import, it will be done again", "err", err)
@@ -187,6 +188,28 @@ type archiveRecord struct {
 	Hash     string `json:",omitempty"`
 	Size     int64  `json:",omitempty"`
 	Modified int64  `json:",omitempty"` // ns since 1970
+
+	Images []string `json:",omitempty"` // names of what was in it
+}
+
+// sameFile tells whether two records are of the same content.
+func (a archiveRecord) sameFile(b archiveRecord) bool {
+	return a.Hash == b.Hash && a.Size == b.Size && a.Modified == b.Modified
+}
+
+// imported gives, for each name of an image that an archive brought which is
+// still laid out, that archive.
+func (l ledger) imported() map[string]string {
+	archives := map[string]string{}
+	for path, record := range l {
+		if _, err := os.Stat(path); err != nil || !filepath.IsAbs(path) {
+			continue
+		}
+		for _, name := range record.Images {
+			archives[name] = path
+		}
+	}
+	return archives
 }
 
 // readLedger gives an empty one when the file is absent or damaged: importing

@@ -6,11 +6,14 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// GarbageCollect removes images that no container uses, those first that were
-// unused longest, until want bytes are freed; 0 removes nothing and only notes
+// GarbageCollect removes images that no container uses, neither as its own nor
+// as a volume, and that did not come from an archive which is still laid out,
+// those first that were unused longest, until want bytes are freed; 0 removes nothing and only notes
 // which images are in use now. It gives the bytes freed.
 func (r *Runtime) GarbageCollect(ctx context.Context, now time.Time, want int64) (freed int64, err error) {
 	store := r.ImageStore()
@@ -26,6 +29,14 @@ func (r *Runtime) GarbageCollect(ctx context.Context, now time.Time, want int64)
 	for _, c := range containers.Containers {
 		used[c.ImageRef], used[c.ImageId], used[c.Image.GetImage()] = true, true, true
 	}
+	if want > 0 {
+		if err := r.mountedImages(ctx, containers.Containers, used); err != nil {
+			return 0, err
+		}
+		for name := range readLedger(r.layout.ledger).imported() {
+			used[name] = true
+		}
+	}
 	r.mu.Lock()
 	r.lastUsed = noteUse(now, images, used, r.lastUsed)
 	candidates := collectable(images, used, r.lastUsed)
@@ -34,13 +45,32 @@ func (r *Runtime) GarbageCollect(ctx context.Context, now time.Time, want int64)
 		if freed >= want {
 			break
 		}
-		if err := store.Remove(ctx, image.Id); err != nil {
+		if _, err := store.Remove(ctx, image.Id); err != nil {
 			return freed, err
 		}
 		freed += int64(image.Size)
 		r.log.Info("removed unused image to free disk space", "image", image.Id, "names", image.RepoTags, "bytes", image.Size)
 	}
 	return freed, nil
+}
+
+// mountedImages adds the images that are mounted as volumes.
+func (r *Runtime) mountedImages(ctx context.Context, containers []*runtimeapi.Container, used map[string]bool) error {
+	for _, c := range containers {
+		got, err := r.Runtime().ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: c.Id})
+		if status.Code(err) == codes.NotFound {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read container %s: %w", c.Id, err)
+		}
+		for _, m := range got.GetStatus().GetMounts() {
+			if image := m.GetImage().GetImage(); image != "" {
+				used[image] = true
+			}
+		}
+	}
+	return nil
 }
 
 // noteUse gives when each present image was last in use; one never seen before

@@ -28,6 +28,8 @@ type containerd struct {
 
 	stopping atomic.Bool // complaints are to be expected from now on
 
+	rewriters []*rewriter // of registries.yaml
+
 	once sync.Once
 	err  error // set before failed is closed
 }
@@ -64,6 +66,9 @@ func (r *Runtime) startContainerd(ctx context.Context, pinned map[string]string)
 	registries, err := readRegistries(r.cfg.Registries)
 	if err != nil {
 		return nil, err
+	}
+	if c.rewriters, err = registries.rewriters(r.log); err != nil {
+		return nil, fmt.Errorf("read %s: %w", r.cfg.Registries, err)
 	}
 	if err := registries.writeHosts(r.layout.certs); err != nil {
 		return nil, fmt.Errorf("write registry hosts: %w", err)
@@ -166,9 +171,13 @@ func (r *Runtime) containerdConfig(registries *registries, pinned map[string]str
 	}
 }
 
+// logLineSize bounds a line of a container's output, in bytes: of what is longer
+// the log has pieces, all but the last with the tag P. As upstream.
+const logLineSize = 16 << 10
+
 func (r *Runtime) criRuntimeConfig() map[string]any {
 	return map[string]any{
-		"max_container_log_line_size":            -1,
+		"max_container_log_line_size":            logLineSize,
 		"restrict_oom_score_adj":                 !canLowerOOMScore(),
 		"tolerate_missing_hugetlb_controller":    true,
 		"disable_hugetlb_controller":             !hasHugeTLB("/sys/fs/cgroup"), // it would be missed aloud at every container

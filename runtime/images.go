@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -37,6 +38,8 @@ type ImageStore struct {
 	conn *grpc.ClientConn
 	cri  runtimeapi.ImageServiceClient
 	own  bool // the connection is ours to close
+
+	ledger string // of imported archives; "": the runtime is not ours
 }
 
 // OpenImages gives the images of the node whose agent runs on this machine, by
@@ -53,12 +56,20 @@ func OpenImages(dataDir, endpoint string) (*ImageStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &ImageStore{conn: conn, cri: runtimeapi.NewImageServiceClient(conn), own: true}, nil
+	store := &ImageStore{conn: conn, cri: runtimeapi.NewImageServiceClient(conn), own: true}
+	if endpoint == "" {
+		store.ledger = newLayout(dataDir).ledger
+	}
+	return store, nil
 }
 
 // ImageStore gives the images of this runtime.
 func (r *Runtime) ImageStore() *ImageStore {
-	return &ImageStore{conn: r.conn, cri: r.Images()}
+	store := &ImageStore{conn: r.conn, cri: r.Images()}
+	if r.embed {
+		store.ledger = r.layout.ledger
+	}
+	return store
 }
 
 // Close gives back what OpenImages took.
@@ -87,20 +98,38 @@ func (s *ImageStore) Pull(ctx context.Context, name string) (ref string, err err
 	return answer.ImageRef, nil
 }
 
-// Remove deletes an image with all its names. An image that is not there is no error to the CRI, but is one here.
-func (s *ImageStore) Remove(ctx context.Context, name string) error {
+// Remove deletes an image with all its names, which it gives. An image that is
+// not there is no error to the CRI, but is one here, and so is one that orch
+// brings along: pods could not start without it.
+func (s *ImageStore) Remove(ctx context.Context, name string) ([]string, error) {
 	spec := &runtimeapi.ImageSpec{Image: name}
 	found, err := s.cri.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: spec})
 	if err != nil {
-		return fmt.Errorf("remove %s: %w", name, err)
+		return nil, fmt.Errorf("remove %s: %w", name, err)
 	}
 	if found.Image == nil {
-		return fmt.Errorf("remove %s: no such image", name)
+		return nil, fmt.Errorf("remove %s: no such image", name)
+	}
+	names := slices.Concat(found.Image.RepoTags, found.Image.RepoDigests)
+	if s.ledger != "" && slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, embeddedDomain) }) {
+		return nil, fmt.Errorf("remove %s: it is part of orch, which would bring it back at the next start", name)
 	}
 	if _, err := s.cri.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: spec}); err != nil {
-		return fmt.Errorf("remove %s: %w", name, err)
+		return nil, fmt.Errorf("remove %s: %w", name, err)
 	}
-	return nil
+	return names, nil
+}
+
+// Archive gives the archive in the images folder that brings an image back at
+// the next start, "" when there is none.
+func (s *ImageStore) Archive(names []string) string {
+	archives := readLedger(s.ledger).imported()
+	for _, name := range names {
+		if path := archives[name]; path != "" {
+			return path
+		}
+	}
+	return ""
 }
 
 // ImportArchive takes in the images of a docker or OCI archive, plain or

@@ -13,7 +13,9 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -122,11 +124,24 @@ func TestArchives(t *testing.T) {
 			t.Errorf("%v: pinned %v", i.RepoTags, i.Pinned)
 		}
 	}
-	if err := store.Remove(t.Context(), "busybox:2"); err != nil {
-		t.Error(err)
+	if names, err := store.Remove(t.Context(), "busybox:2"); err != nil || store.Archive(names) != filepath.Join(images, "after.tar.gz") {
+		t.Errorf("%v, %v", names, err)
 	}
-	if err := store.Remove(t.Context(), "busybox:2"); err == nil {
+	if _, err := store.Remove(t.Context(), "busybox:2"); err == nil {
 		t.Error("removed twice")
+	}
+	if _, err := store.Remove(t.Context(), PauseImage); err == nil || !strings.Contains(err.Error(), "part of orch") {
+		t.Errorf("the pause image: %v", err)
+	}
+	if freed, err := r.GarbageCollect(t.Context(), time.Now(), 1<<40); err != nil || freed != 0 || !store.has(t.Context(), []string{"example.com/before:1"}) {
+		t.Errorf("garbage collection freed %d of what an archive brought, %v", freed, err)
+	}
+	r.importArchives(t.Context(), ledger{}) // as at a start
+	if !store.has(t.Context(), []string{"busybox:2"}) {
+		t.Error("an image that is gone is not imported again at a start")
+	}
+	if err := os.Remove(filepath.Join(images, "before.tar")); err != nil {
+		t.Fatal(err)
 	}
 	if freed, err := r.GarbageCollect(t.Context(), time.Now(), 1<<40); err != nil || freed == 0 || store.has(t.Context(), []string{"example.com/before:1"}) {
 		t.Errorf("garbage collection freed %d, %v", freed, err)
@@ -209,11 +224,66 @@ func TestPullThroughMirror(t *testing.T) {
 	}
 }
 
+// The mirror has the image by another name, and is asked through a rewriter.
+func TestPullThroughRewrite(t *testing.T) {
+	needReal(t)
+	server := httptest.NewServer(registry.New())
+	defer server.Close()
+	push(t, server.URL+"/v2/cache/hub-redis", "7", linuxImage(t))
+	registries := filepath.Join(t.TempDir(), "registries.yaml")
+	text := fmt.Appendf(nil, `mirrors: {docker.io: {endpoint: [%q], rewrite: {"^library/(.*)$": "cache/hub-$1"}}}`, server.URL)
+	if err := os.WriteFile(registries, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := startRuntime(t, Config{DataDir: shortDir(t), Registries: registries, Logger: testLogger(t.Output())})
+	if id, err := r.ImageStore().Pull(t.Context(), "redis:7"); err != nil || !strings.HasPrefix(id, "sha256:") {
+		t.Errorf("pull: %q, %v", id, err)
+	}
+}
+
+// Two mirrors have the image, of which the first in the file must be asked,
+// whatever the order of their names.
+func TestMirrorsAreAskedInOrder(t *testing.T) {
+	needReal(t)
+	var asked []string
+	var mu sync.Mutex
+	var mirrors []string
+	for range 2 {
+		handler := registry.New()
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.Contains(r.URL.Path, "/manifests/") && r.Method != http.MethodPut {
+				mu.Lock()
+				asked = append(asked, "http://"+r.Host)
+				mu.Unlock()
+			}
+			handler.ServeHTTP(w, r)
+		}))
+		t.Cleanup(server.Close)
+		push(t, server.URL+"/v2/library/redis", "7", linuxImage(t))
+		mirrors = append(mirrors, server.URL)
+	}
+	slices.Sort(mirrors)
+	slices.Reverse(mirrors)
+	registries := filepath.Join(t.TempDir(), "registries.yaml")
+	if err := os.WriteFile(registries, fmt.Appendf(nil, "mirrors: {docker.io: {endpoint: [%q, %q]}}", mirrors[0], mirrors[1]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := startRuntime(t, Config{DataDir: shortDir(t), Registries: registries, Logger: testLogger(t.Output())})
+	if _, err := r.ImageStore().Pull(t.Context(), "redis:7"); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(asked) == 0 || asked[0] != mirrors[0] {
+		t.Errorf("asked %v, of %v", asked, mirrors)
+	}
+}
+
 func TestEmbeddedImagesComeBack(t *testing.T) {
 	needReal(t)
 	dir := shortDir(t)
 	first := startChild(t, dir)
-	if err := first.img.Remove(t.Context(), "orch.local/hello:latest"); err != nil {
+	if _, err := first.img.Remove(t.Context(), "orch.local/hello:latest"); err != nil {
 		t.Fatal(err)
 	}
 	record := readLedger(newLayout(dir).ledger)

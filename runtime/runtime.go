@@ -217,6 +217,10 @@ func (r *Runtime) runEmbedded(ctx context.Context) error {
 		}
 		return r.watchArchives(running)
 	})
+	group.Go(func() error { return r.endExecs(running) })
+	for _, w := range server.rewriters {
+		group.Go(func() error { return w.run(running) })
+	}
 	group.Go(func() error {
 		select {
 		case <-server.failed:

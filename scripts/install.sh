@@ -637,6 +637,9 @@ fi
 for root in /sys/fs/cgroup /sys/fs/cgroup/*; do
 	rmdir "$root/kubepods/burstable" "$root/kubepods/besteffort" "$root/kubepods" 2>/dev/null
 done
+# Links for log collectors that lead to orch's logs (--log-links).
+find /var/log/pods /var/log/containers -maxdepth 1 -type l \( -lname "$data_dir/agent/logs/*" -o -lname "/var/log/pods/*" \) -delete 2>/dev/null
+rmdir /var/log/pods /var/log/containers 2>/dev/null
 rm -f "$kubeconfig" /etc/orch/orch.env /var/log/orch.log "$bin"
 if [ -z "$keep" ]; then
 	# By name, should the folder hold anything else.

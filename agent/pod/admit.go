@@ -21,6 +21,9 @@ func (w *worker) admit() {
 		return
 	}
 	r := fits(w.pod, node, w.m.others(w.uid))
+	if r == nil {
+		r = forbiddenSysctl(w.pod, w.m.cfg.UnsafeSysctls)
+	}
 	if reason, message := w.m.cfg.Refuse(); reason != "" {
 		r = &refusal{reason, message}
 	}
@@ -61,6 +64,9 @@ func fits(pod *corev1.Pod, node *corev1.Node, others []*corev1.Pod) *refusal {
 	}
 	if port := portConflict(pod, others); port {
 		return &refusal{"NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"}
+	}
+	if len(pod.Spec.ResourceClaims) > 0 {
+		return &refusal{"UnexpectedAdmissionError", "Allocate failed due to resource claims, which this node has no driver for, which is unexpected"}
 	}
 	for _, taint := range node.Spec.Taints {
 		tolerated := slices.ContainsFunc(pod.Spec.Tolerations, func(t corev1.Toleration) bool { return tolerates(&t, &taint) })

@@ -56,6 +56,10 @@ type Config struct {
 	NodeName string
 	Dir      string // the agent's data directory: pods and logs lie below it
 
+	// LogLinks gets pods/ and containers/ with links to logs, where collectors look
+	// for them; "": none.
+	LogLinks string
+
 	Client  kubernetes.Interface
 	Runtime runtimeapi.RuntimeServiceClient
 	Images  runtimeapi.ImageServiceClient
@@ -68,6 +72,9 @@ type Config struct {
 	Node func() *corev1.Node
 	// Refuse tells why no new pod may start on this node; no reason: they may.
 	Refuse func() (reason, message string)
+	// UnsafeSysctls are names, or patterns that end in *, of sysctls that pods may
+	// set beyond the safe ones.
+	UnsafeSysctls []string
 	// Services gives the services of a namespace, for environment variables. It
 	// may block until they are known.
 	Services func(namespace string) []*corev1.Service

@@ -3,6 +3,7 @@ package pod
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -19,6 +20,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/kubectl/pkg/util/fieldpath"
 	containerresource "k8s.io/kubectl/pkg/util/resource"
+
+	"orch/agent/disk"
 )
 
 // apiObjects reads straight from the API: an environment is made rarely, and
@@ -241,39 +244,63 @@ func (e *environment) fileKey(ref *corev1.FileKeySelector) (string, bool, error)
 	if !ok {
 		return "", false, fmt.Errorf("cannot find the volume %q referenced by FileKeyRef", ref.VolumeName)
 	}
-	root, err := os.OpenRoot(mount.HostPath)
-	if err != nil {
-		return "", false, fmt.Errorf("failed to get host path for volume %q: %w", ref.VolumeName, err)
+	text, err := disk.ReadBeneath(mount.HostPath, filepath.Clean(ref.Path), mostEnvFile)
+	value := ""
+	if err == nil {
+		value, err = envFileValue(string(text), ref.Key)
 	}
-	defer root.Close()
-	text, err := root.ReadFile(filepath.Clean(ref.Path))
-	if err != nil {
-		if os.IsNotExist(err) && isTrue(ref.Optional) {
-			return "", false, nil
-		}
-		return "", false, fmt.Errorf("couldn't parse env file")
-	}
-	value, ok := envFileValue(string(text), ref.Key)
-	if !ok && !isTrue(ref.Optional) {
+	switch {
+	case err != nil && os.IsNotExist(err) && isTrue(ref.Optional):
+		return "", false, nil
+	case err != nil:
+		e.m.log.Debug("environment file", "pod", describe(e.o.pod), "err", err)
+		return "", false, errors.New("couldn't parse env file")
+	case value == "" && !isTrue(ref.Optional):
 		return "", false, fmt.Errorf("environment variable key %q not found in file %q", ref.Key, filepath.Join(mount.HostPath, ref.Path))
 	}
-	return value, ok, nil
+	return value, value != "", nil
 }
 
-// envFileValue finds KEY='value' in an environment file.
-func envFileValue(text, key string) (string, bool) {
-	for line := range strings.Lines(text) {
-		k, v, ok := strings.Cut(strings.TrimSpace(line), "=")
-		if !ok || strings.HasPrefix(k, "#") || strings.TrimSpace(k) != key {
+// mostEnvFile bounds an environment file, which containers write.
+const mostEnvFile = 1 << 20
+
+// envFileValue finds KEY='value' in an environment file, "" when it is not
+// there. Values are in single quotes, and may go over several lines; the file is
+// read up to the key.
+func envFileValue(text, key string) (string, error) {
+	for rest := text; rest != ""; {
+		var line string
+		line, rest, _ = strings.Cut(rest, "\n")
+		line = strings.TrimLeft(strings.TrimSuffix(line, "\r"), " \t")
+		if line == "" || line[0] == '#' {
 			continue
 		}
-		v = strings.TrimSpace(v)
-		if len(v) >= 2 && (v[0] == '\'' || v[0] == '"') && v[len(v)-1] == v[0] {
-			v = v[1 : len(v)-1]
+		name, value, ok := strings.Cut(line, "=")
+		if !ok || name == "" || name != strings.TrimRight(name, " \t") {
+			return "", fmt.Errorf("environment file: a line is not of the form NAME='value'")
 		}
-		return v, true
+		if trimmed := strings.TrimLeft(value, " \t"); trimmed != value { // as a shell reads it: empty
+			if name == key {
+				return "", nil
+			}
+			continue
+		}
+		if !strings.HasPrefix(value, "'") {
+			return "", fmt.Errorf("environment file: the value of %s is not in single quotes", name)
+		}
+		value, after, ok := strings.Cut(value[1:]+"\n"+rest, "'")
+		if !ok {
+			return "", fmt.Errorf("environment file: the quote of %s is not closed", name)
+		}
+		if name == key {
+			return value, nil
+		}
+		after, rest, _ = strings.Cut(after, "\n")
+		if after = strings.TrimLeft(strings.TrimSuffix(after, "\r"), " \t"); after != "" && after[0] != '#' {
+			return "", fmt.Errorf("environment file: something follows the value of %s", name)
+		}
 	}
-	return "", false
+	return "", nil
 }
 
 // expand replaces $(NAME) by its value and $$ by a dollar sign. A reference to

@@ -277,6 +277,10 @@ func (f *fakeRuntime) ExecSync(_ context.Context, in *runtimeapi.ExecSyncRequest
 	return &runtimeapi.ExecSyncResponse{ExitCode: code, Stdout: []byte(out)}, nil
 }
 
+func (f *fakeRuntime) ListImages(context.Context, *runtimeapi.ListImagesRequest, ...grpc.CallOption) (*runtimeapi.ListImagesResponse, error) {
+	return &runtimeapi.ListImagesResponse{Images: []*runtimeapi.Image{{Id: "sha256:abc", Size: 42}}}, nil
+}
+
 func (f *fakeRuntime) ImageStatus(_ context.Context, in *runtimeapi.ImageStatusRequest, _ ...grpc.CallOption) (*runtimeapi.ImageStatusResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

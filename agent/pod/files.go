@@ -12,6 +12,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"orch/agent/disk"
 )
 
 // podUID names a pod everywhere on the node.
@@ -38,6 +40,9 @@ func (m *Manager) makeDirs(pod *corev1.Pod) error {
 	if err := os.MkdirAll(m.podLogDir(pod), 0o755); err != nil {
 		return fmt.Errorf("make pod log directory: %w", err)
 	}
+	if err := m.linkPod(pod); err != nil {
+		m.log.Warn("cannot make the link for a pod's logs", "pod", describe(pod), "err", err)
+	}
 	return nil
 }
 
@@ -54,7 +59,7 @@ func (m *Manager) removeDirs(uid podUID) error {
 		}
 	}
 	_ = os.Remove(m.podDir(uid)) // fails while volumes are left, which their owner removes
-	return nil
+	return m.dropLinks()
 }
 
 // leftovers are the pods that have files here.
@@ -93,8 +98,9 @@ func (m *Manager) writeHosts(pod *corev1.Pod, ips []string) (string, error) {
 		content = hostsFile(pod, ips, host, domain)
 	}
 	// Written in place: containers that run already have this very file mounted.
-	old, err := os.ReadFile(path)
-	if err == nil && bytes.Equal(old, content) {
+	// They may have written it, too, as much as they like.
+	old, cut, err := disk.Tail(path, int64(len(content))+1)
+	if err == nil && !cut && bytes.Equal(old, content) {
 		return path, nil
 	}
 	return path, os.WriteFile(path, content, 0o644)
@@ -181,27 +187,8 @@ func messageFile(s *runtimeapi.ContainerStatus) (string, error) {
 		if path == "" || mount.GetContainerPath() != absolute(path) {
 			continue
 		}
-		raw, err := readTail(mount.GetHostPath(), mostMessage)
+		raw, _, err := disk.Tail(mount.GetHostPath(), mostMessage)
 		return string(raw), err
 	}
 	return "", nil
-}
-
-func readTail(path string, most int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	from := max(0, info.Size()-most)
-	buf := make([]byte, info.Size()-from)
-	n, err := f.ReadAt(buf, from)
-	if n == len(buf) {
-		err = nil
-	}
-	return buf[:n], err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -29,10 +30,11 @@ type imageUser struct {
 
 // images makes images present, each pull shared by all who want it.
 type images struct {
-	m     *Manager
-	slots *semaphore.Weighted
-	tasks *sync.WaitGroup
-	ctx   func() context.Context // ends with the manager, not with one pod
+	m      *Manager
+	pulled *pulled
+	slots  *semaphore.Weighted
+	tasks  *sync.WaitGroup
+	ctx    func() context.Context // ends with the manager, not with one pod
 
 	mu      sync.Mutex
 	pulls   map[string]*pull
@@ -57,7 +59,7 @@ type pullBackoff struct {
 
 func newImages(m *Manager) *images {
 	return &images{
-		m: m, slots: semaphore.NewWeighted(m.cfg.Pulls),
+		m: m, pulled: &pulled{dir: filepath.Join(m.cfg.Dir, "image_manager"), log: m.log}, slots: semaphore.NewWeighted(m.cfg.Pulls),
 		pulls: make(map[string]*pull), backoff: make(map[string]*pullBackoff),
 	}
 }
@@ -89,7 +91,7 @@ func (i *images) present(ctx context.Context, o launchOrder, image string, polic
 			text := fmt.Sprintf("Failed to inspect image %q: %v", image, message(err))
 			say(corev1.EventTypeWarning, "InspectFailed", text)
 			return imageRef{}, imageFault("ImageInspectError", text, 0)
-		case ref.id != "":
+		case ref.id != "" && i.mayUse(ctx, o, name, ref.id):
 			say(corev1.EventTypeNormal, "Pulled",
 				fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", image))
 			return ref, nil
@@ -100,6 +102,16 @@ func (i *images) present(ctx context.Context, o launchOrder, image string, polic
 		}
 	}
 	return i.fetch(ctx, o, image, name, say)
+}
+
+// mayUse tells whether a pod may use an image that is here without asking its
+// registry. Upstream does not tell a pod that may not that the image is here.
+func (i *images) mayUse(ctx context.Context, o launchOrder, name, id string) bool {
+	ok, err := i.pulled.allows(name, id, func() ([]credential, error) { return i.m.logins(ctx, o.pod, name) })
+	if err != nil && ctx.Err() == nil {
+		i.m.log.Warn("cannot tell whether a pod may use an image, it is pulled", "pod", describe(o.pod), "image", name, "err", err)
+	}
+	return ok
 }
 
 // fetch pulls, unless an earlier failure for this pod still holds it back.
@@ -228,7 +240,7 @@ func (i *images) shared(ctx context.Context, o launchOrder, name string) (*pull,
 	}
 	key := name + " " + o.handler
 	for _, l := range logins {
-		key += "\x00" + l.GetUsername() + "\x00" + l.GetPassword() + l.GetAuth()
+		key += "\x00" + l.source.Hash
 	}
 	i.mu.Lock()
 	p := i.pulls[key]
@@ -270,7 +282,7 @@ func (i *images) leave(key string, p *pull) {
 }
 
 // download tries one login after the other, the last error counts.
-func (i *images) download(ctx context.Context, p *pull, o launchOrder, name string, logins []*runtimeapi.AuthConfig) {
+func (i *images) download(ctx context.Context, p *pull, o launchOrder, name string, logins []credential) {
 	defer p.cancel()
 	if p.err = i.slots.Acquire(ctx, 1); p.err != nil {
 		return
@@ -278,28 +290,49 @@ func (i *images) download(ctx context.Context, p *pull, o launchOrder, name stri
 	defer i.slots.Release(1)
 	begin := i.m.now()
 	if len(logins) == 0 {
-		logins = []*runtimeapi.AuthConfig{nil}
+		logins = []credential{{}}
 	}
 	box, err := i.m.sandboxConfig(o.pod, 0)
 	if err != nil {
 		p.err = err
 		return
 	}
+	if p.err = i.pulled.begin(name); p.err != nil {
+		return
+	}
 	var errs []error
 	for _, login := range logins {
 		resp, err := i.m.cfg.Images.PullImage(ctx, &runtimeapi.PullImageRequest{
 			Image: &runtimeapi.ImageSpec{Image: name, RuntimeHandler: o.handler, Annotations: o.pod.Annotations},
-			Auth:  login, SandboxConfig: box,
+			Auth:  login.auth, SandboxConfig: box,
 		})
 		if err == nil {
 			p.ref, p.took, p.err = resp.GetImageRef(), i.m.now().Sub(begin), nil
+			i.record(ctx, name, o.handler, p.ref, login)
 			return
 		}
 		errs = append(errs, err)
 	}
+	if err := i.pulled.fail(name); err != nil {
+		i.m.log.Warn("record of a failed pull", "image", name, "err", err)
+	}
 	p.err = errs[len(errs)-1]
 	if len(errs) > 1 {
 		p.err = errors.Join(errs...)
+	}
+}
+
+// record notes with what an image was pulled.
+func (i *images) record(ctx context.Context, name, handler, id string, with credential) {
+	if found, err := i.inspect(ctx, name, handler); err == nil && found.id != "" {
+		id = found.id
+	}
+	var source *pullSecret
+	if with.auth != nil {
+		source = &with.source
+	}
+	if err := i.pulled.end(name, id, source); err != nil {
+		i.m.log.Warn("cannot record with what an image was pulled; pods will pull it again", "image", name, "err", err)
 	}
 }
 
@@ -314,6 +347,13 @@ func withDefaultTag(image string) (string, error) {
 		return image + ":latest", nil
 	}
 	return image, nil
+}
+
+// sameName tells whether two names of images mean the same.
+func sameName(a, b string) bool {
+	x, errX := reference.ParseDockerRef(a)
+	y, errY := reference.ParseDockerRef(b)
+	return errX == nil && errY == nil && x.String() == y.String()
 }
 
 // repository is an image's name without tag and digest, with its registry.

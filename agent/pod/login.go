@@ -21,11 +21,13 @@ type login struct {
 	Username string `json:"username"`
 	Password string `json:"password"`
 	Auth     string `json:"auth"` // base64 of user:password, in place of the two
+
+	source pullSecret
 }
 
 // logins gives the credentials of the pod's pull secrets that fit an image,
 // the most specific first.
-func (m *Manager) logins(ctx context.Context, pod *corev1.Pod, image string) ([]*runtimeapi.AuthConfig, error) {
+func (m *Manager) logins(ctx context.Context, pod *corev1.Pod, image string) ([]credential, error) {
 	known := make(map[string][]login)
 	for _, ref := range pod.Spec.ImagePullSecrets {
 		secret, err := m.cfg.Objects.Secret(ctx, pod.Namespace, ref.Name)
@@ -38,12 +40,15 @@ func (m *Manager) logins(ctx context.Context, pod *corev1.Pod, image string) ([]
 			return nil, fmt.Errorf("read image pull secret: %w", err)
 		}
 		for registry, l := range secretLogins(secret) {
+			l.source = pullSecret{UID: secret.UID, Namespace: secret.Namespace, Name: secret.Name}
 			known[registryKey(registry)] = append(known[registryKey(registry)], l)
 		}
 	}
-	var out []*runtimeapi.AuthConfig
+	var out []credential
 	for _, l := range fitting(known, repository(image)) {
-		out = append(out, &runtimeapi.AuthConfig{Username: l.Username, Password: l.Password})
+		c := credential{auth: &runtimeapi.AuthConfig{Username: l.Username, Password: l.Password}, source: l.source}
+		c.source.Hash = loginHash(c.auth)
+		out = append(out, c)
 	}
 	return out, nil
 }

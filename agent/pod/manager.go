@@ -58,7 +58,13 @@ func (m *Manager) Run(ctx context.Context) error {
 	if err := m.cgroups.open(); err != nil {
 		return fmt.Errorf("open cgroups: %w", err)
 	}
+	if err := m.dropLinks(); err != nil {
+		m.log.Warn("cannot remove links to logs that are gone", "dir", m.cfg.LogLinks, "err", err)
+	}
 	m.pageSizes = machinePageSizes("/sys/kernel/mm/hugepages")
+	if err := m.images.pulled.resume(ctx, m.cfg.Images); err != nil && ctx.Err() == nil {
+		m.log.Warn("cannot read with what images were pulled", "err", err)
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	// Workers and pulls go on until everything that feeds them has stopped.
 	defer m.running.Wait()

@@ -116,7 +116,7 @@ func TestEnvironment(t *testing.T) {
 
 func TestFileKey(t *testing.T) {
 	m, dir := quiet(t), t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "env"), []byte("# note\nA='quoted value'\n B = \"2\"\nC=3\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "env"), []byte("# note\nA='quoted value'\n B='2'\nC='3' # three\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	e := &environment{m: m, o: launchOrder{pod: newPod("a"), mounts: map[string]Mount{"v": {HostPath: dir}}}}
@@ -357,7 +357,7 @@ func TestLogins(t *testing.T) {
 		all, err := m.logins(t.Context(), p, image)
 		var names []string
 		for _, l := range all {
-			names = append(names, l.Username)
+			names = append(names, l.auth.Username)
 		}
 		if got := strings.Join(names, " "); got != want || err != nil {
 			t.Errorf("%s gives %q, %v; want %q", image, got, err, want)
@@ -494,7 +494,7 @@ func FuzzTexts(f *testing.F) {
 	f.Add("A='x'\n$(B)$$", `{"auths":{"x":{"auth":"YTpi"}}}`)
 	f.Fuzz(func(t *testing.T, a, b string) {
 		parseResolvConf(a)
-		envFileValue(a, "A")
+		_, _ = envFileValue(a, "A")
 		logLine(b)
 		dotted(a)
 		expand(a, func(string) (string, bool) { return b, true })

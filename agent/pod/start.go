@@ -163,6 +163,7 @@ func (m *Manager) create(ctx context.Context, o launchOrder, image imageRef) (st
 		m.starts.Release(1)
 		return "", &startError{reason: "CreateContainerError", message: message(err)}
 	}
+	m.linkLog(o.pod, o.unit.Name, made.GetContainerId(), config.LogPath)
 	return made.GetContainerId(), nil
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -147,16 +149,49 @@ func (w *worker) stopSandboxes(ctx context.Context, ids []string) func() func() 
 }
 
 func (w *worker) discardContainers(ctx context.Context, ids []string) func() func() {
+	files := w.attemptFiles(ids)
 	return func() func() {
 		for _, id := range ids {
 			if err := w.m.removeContainer(ctx, id); err != nil {
 				return func() { w.fail(discard.key(), time.Second, time.Minute) }
 			}
 		}
+		if err := files(); err != nil {
+			w.log.Warn("remove logs of earlier containers", "err", err)
+		}
 		return func() {
 			delete(w.retries, discard.key())
 			w.seen.forget(ids...)
 		}
+	}
+}
+
+// attemptFiles gives what removes the logs and termination messages of
+// containers, and of earlier attempts at them, once they are gone.
+func (w *worker) attemptFiles(ids []string) func() error {
+	last, kept := map[string]int32{}, map[string]map[int32]bool{}
+	for _, c := range w.seen.containers {
+		if slices.Contains(ids, c.ID) {
+			last[c.Name] = max(last[c.Name], c.Attempt)
+			continue
+		}
+		if kept[c.Name] == nil {
+			kept[c.Name] = map[int32]bool{}
+		}
+		kept[c.Name][c.Attempt] = true
+	}
+	pod := w.pod
+	return func() error {
+		var errs []error
+		for name, attempt := range last {
+			dirs := []string{filepath.Join(w.m.podDir(w.uid), "containers", name)}
+			if pod != nil {
+				dirs = append(dirs, filepath.Join(w.m.podLogDir(pod), name))
+			}
+			errs = append(errs, removeAttempts(dirs, attempt, kept[name]))
+		}
+		errs = append(errs, w.m.dropLinks())
+		return errors.Join(errs...)
 	}
 }
 

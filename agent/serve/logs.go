@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +20,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	crilogs "k8s.io/cri-client/pkg/logs"
 
+	"orch/agent/disk"
 	"orch/agent/pod"
 )
 
@@ -43,6 +46,12 @@ func (s *server) logs(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, http.StatusBadRequest, "%v", err)
 		return
 	}
+	log, err := disk.Open(chosen.LogPath)
+	if err != nil {
+		s.fail(w, http.StatusInternalServerError, "failed to open log file: %v", err)
+		return
+	}
+	log.Close()
 	w.Header().Set("Content-Type", "text/plain")
 	out := &flusher{w: w, now: options.Follow}
 	if f, ok := w.(http.Flusher); ok {
@@ -207,6 +216,26 @@ func (f *flusher) Write(p []byte) (int, error) {
 		f.flush()
 	}
 	return n, err
+}
+
+// logFiles are the files below a folder. What a container that reaches the
+// folder may have put there leads nowhere: only regular files and directories
+// are opened, and no link is followed out of it.
+type logFiles string
+
+func (dir logFiles) Open(name string) (fs.File, error) {
+	if !fs.ValidPath(name) {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrInvalid}
+	}
+	root, err := os.OpenRoot(string(dir))
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	if info, err := root.Stat(name); err == nil && info.IsDir() {
+		return root.Open(name + "/") // with the slash nothing else is waited for
+	}
+	return disk.OpenBeneath(string(dir), name)
 }
 
 // statusReader is all that following a log asks of the runtime.

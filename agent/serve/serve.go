@@ -65,7 +65,7 @@ func New(cfg Config) http.Handler {
 	mux.HandleFunc("GET /metrics/resource", cfg.Stats.ServeResource)
 	mux.HandleFunc("GET /metrics/cadvisor", cfg.Stats.ServeCAdvisor)
 	mux.HandleFunc("GET /metrics", cfg.Stats.ServeResource)
-	mux.Handle("GET /logs/", http.StripPrefix("/logs/", http.FileServer(http.Dir(cfg.LogDir))))
+	mux.Handle("GET /logs/", http.StripPrefix("/logs/", http.FileServerFS(logFiles(cfg.LogDir))))
 	return mux
 }
 

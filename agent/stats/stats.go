@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"orch/agent/disk"
 	"orch/agent/node"
 	"orch/agent/pod"
 )
@@ -41,7 +42,8 @@ type Source struct {
 	proc    proc
 
 	mu   sync.Mutex
-	last map[string]sample // CPU use by cgroup at the last request; guarded by mu
+	last map[string]sample   // CPU use by cgroup at the last request; guarded by mu
+	dirs map[string]measured // by path; guarded by mu
 }
 
 // New makes a source; it does no I/O.
@@ -52,7 +54,7 @@ func New(cfg Config) *Source {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Source{cfg: cfg, cgroups: cgroups{fs: cfg.CgroupFS}, proc: proc{cfg.ProcFS}, last: map[string]sample{}}
+	return &Source{cfg: cfg, cgroups: cgroups{fs: cfg.CgroupFS}, proc: proc{cfg.ProcFS}, last: map[string]sample{}, dirs: map[string]measured{}}
 }
 
 // sample is a CPU counter at one moment.
@@ -92,6 +94,11 @@ func (s *Source) forget(now time.Time) {
 			delete(s.last, key)
 		}
 	}
+	for dir, last := range s.dirs {
+		if now.Sub(last.at) > remembered {
+			delete(s.dirs, dir)
+		}
+	}
 }
 
 // Detail says how much is measured.
@@ -114,7 +121,7 @@ func (s *Source) Summary(ctx context.Context, detail Detail) *Summary {
 	}
 	for _, p := range s.cfg.Pods() {
 		if p.SandboxID != "" {
-			sum.Pods = append(sum.Pods, s.pod(now, p, layers, detail))
+			sum.Pods = append(sum.Pods, s.pod(ctx, now, p, layers, detail))
 		}
 	}
 	slices.SortFunc(sum.Pods, func(a, b PodStats) int {
@@ -159,7 +166,7 @@ func (s *Source) cgroup(p *corev1.Pod) string {
 	return filepath.Join(s.cfg.CgroupParent, class[p.Status.QOSClass], "pod"+string(p.UID))
 }
 
-func (s *Source) pod(now time.Time, p *pod.Snapshot, layers map[string]string, detail Detail) PodStats {
+func (s *Source) pod(ctx context.Context, now time.Time, p *pod.Snapshot, layers map[string]string, detail Detail) PodStats {
 	at, path := metav1.NewTime(now), s.cgroup(p.Pod)
 	stats := PodStats{
 		PodRef:     PodReference{Name: p.Pod.Name, Namespace: p.Pod.Namespace, UID: string(p.Pod.UID)},
@@ -172,7 +179,7 @@ func (s *Source) pod(now time.Time, p *pod.Snapshot, layers map[string]string, d
 	if count, ok := s.cgroups.processes(path); ok {
 		stats.Processes = &ProcessStats{Count: &count}
 	}
-	var disk usage
+	var total disk.Usage
 	for _, c := range p.Containers {
 		if c.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 			continue
@@ -180,9 +187,9 @@ func (s *Source) pod(now time.Time, p *pod.Snapshot, layers map[string]string, d
 		cs := ContainerStats{Name: c.Name, StartTime: started(p, c.Name)}
 		cs.CPU, cs.Memory, cs.Swap = s.measure(now, filepath.Join(path, c.ID))
 		if detail == All {
-			root, logs := diskUsage(layers[c.ID]), diskUsage(filepath.Dir(c.LogPath))
+			root, logs := s.diskUsage(ctx, now, layers[c.ID]), s.diskUsage(ctx, now, logDir(c.LogPath))
 			cs.Rootfs, cs.Logs = s.used(at, root), s.used(at, logs)
-			disk = disk.plus(root).plus(logs)
+			total = total.Plus(root).Plus(logs)
 		}
 		stats.Containers = append(stats.Containers, cs)
 	}
@@ -191,17 +198,25 @@ func (s *Source) pod(now time.Time, p *pod.Snapshot, layers map[string]string, d
 	}
 	if s.cfg.Volumes != nil {
 		for name, dir := range s.cfg.Volumes(p.Pod.UID) {
-			u := diskUsage(dir)
+			u := s.diskUsage(ctx, now, dir)
 			stats.Volumes = append(stats.Volumes, VolumeStats{FsStats: *s.used(at, u), Name: name})
-			disk = disk.plus(u)
+			total = total.Plus(u)
 		}
 		slices.SortFunc(stats.Volumes, func(a, b VolumeStats) int { return cmp.Compare(a.Name, b.Name) })
 	}
-	stats.EphemeralStorage = s.used(at, disk)
+	stats.EphemeralStorage = s.used(at, total)
 	if pid := s.cgroups.firstProcess(filepath.Join(path, p.SandboxID)); pid != "" && !p.Pod.Spec.HostNetwork {
 		stats.Network = s.proc.network(at, pid)
 	}
 	return stats
+}
+
+// logDir is where a container's logs lie, "" when it has none.
+func logDir(log string) string {
+	if log == "" {
+		return ""
+	}
+	return filepath.Dir(log)
 }
 
 // started gives when a container started, from the pod's status.
@@ -232,12 +247,12 @@ func (s *Source) measure(now time.Time, path string) (*CPUStats, *MemoryStats, *
 }
 
 // used is u on the node's file system.
-func (s *Source) used(at metav1.Time, u usage) *FsStats {
+func (s *Source) used(at metav1.Time, u disk.Usage) *FsStats {
 	fs := fileSystem(at, s.cfg.DataDir)
 	if fs == nil {
 		fs = &FsStats{Time: at}
 	}
-	fs.UsedBytes, fs.InodesUsed = &u.bytes, &u.inodes
+	fs.UsedBytes, fs.InodesUsed = new(uint64(u.Bytes)), new(uint64(u.Inodes))
 	return fs
 }
 

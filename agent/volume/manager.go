@@ -35,9 +35,13 @@ type Config struct {
 	Node func() *corev1.Node
 	// Events records failures of updates; nil: they are only logged.
 	Events pod.Recorder
-	// Evict ends a pod that uses more of an emptyDir than it may; nil: limits of
-	// volumes on disk are not looked at.
-	Evict  func(uid types.UID, reason, message string)
+	// Evict ends a pod that uses more of the disk than it may; nil: its limits
+	// are not looked at.
+	Evict func(uid types.UID, reason, message string)
+	// Written gives what a pod's containers have written, their logs included, in
+	// bytes by name; nil: only limits of volumes are looked at.
+	Written func(ctx context.Context, uid types.UID) map[string]int64
+
 	Logger *slog.Logger
 	Now    func() time.Time // nil: time.Now
 }
@@ -49,7 +53,7 @@ type Manager struct {
 	Objects *objects.Cache
 	tokens  *tokens
 	updates *queue // pods whose content is to be looked at again
-	sizes   *queue // pods whose emptyDirs are to be measured
+	sizes   *queue // pods whose use of the disk is to be measured
 
 	secrets sync.Mutex // held while the tmpfs for secrets is mounted
 
@@ -138,6 +142,7 @@ func (m *Manager) Observe(p *corev1.Pod) {
 	if known == nil {
 		if p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
 			m.pods[p.UID] = &podVolumes{pod: p}
+			m.watchSize(p)
 		}
 		return
 	}
@@ -157,8 +162,16 @@ func (m *Manager) enter(p *corev1.Pod) (*podVolumes, *corev1.Pod) {
 	if known == nil {
 		known = &podVolumes{pod: p}
 		m.pods[p.UID] = known
+		m.watchSize(p)
 	}
 	return known, known.pod
+}
+
+// watchSize has a pod measured from now on if it has a limit.
+func (m *Manager) watchSize(p *corev1.Pod) {
+	if m.cfg.Evict != nil && limited(p) {
+		m.sizes.add(p.UID)
+	}
 }
 
 func (m *Manager) lookup(uid types.UID) (*podVolumes, *corev1.Pod) {
@@ -207,9 +220,6 @@ func (m *Manager) Prepare(ctx context.Context, p *corev1.Pod) (map[string]pod.Mo
 		known.shown[v.Name] = fromAPI(v)
 	}
 	m.schedule(known, p.UID, next)
-	if len(limited(p)) > 0 {
-		m.scheduleMeasure(known, p.UID)
-	}
 	return mounts, errors.Join(errs...)
 }
 

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"orch/agent/disk"
 )
 
 // file is one file of a volume whose content comes from the API.
@@ -149,8 +151,8 @@ func sameFiles(dir string, want files) bool {
 		if !ok {
 			return fs.ErrExist
 		}
-		have, err := os.ReadFile(path)
-		if err != nil || !bytes.Equal(have, f.data) {
+		have, cut, err := disk.Tail(path, int64(len(f.data))+1)
+		if err != nil || cut || !bytes.Equal(have, f.data) {
 			return fs.ErrExist
 		}
 		delete(left, name)

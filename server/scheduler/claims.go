@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -33,6 +34,9 @@ func (d *RegistryDoor) Claims(p *corev1.Pod) (state ClaimState) {
 	var fixed []*corev1.PersistentVolume
 	var late []lateClaim
 	missing := false
+	if state.Problem = d.resourceClaims(p); state.Problem != "" {
+		return state
+	}
 	for i := range p.Spec.Volumes {
 		volume := &p.Spec.Volumes[i]
 		name := claimName(p, volume)
@@ -79,6 +83,32 @@ func (d *RegistryDoor) Claims(p *corev1.Pod) (state ClaimState) {
 		state.Refuse = refuseVolumes(fixed, nil, nil)
 	}
 	return state
+}
+
+// resourceClaims says which of a pod's claims of devices keeps it from running:
+// no node has a driver that could serve one.
+func (d *RegistryDoor) resourceClaims(p *corev1.Pod) string {
+	for _, c := range p.Spec.ResourceClaims {
+		name := c.ResourceClaimName
+		if name == nil {
+			made := slices.IndexFunc(p.Status.ResourceClaimStatuses, func(s corev1.PodResourceClaimStatus) bool { return s.Name == c.Name })
+			if made < 0 {
+				return fmt.Sprintf("pod %q: ResourceClaim not created yet", p.Namespace+"/"+p.Name)
+			}
+			if name = p.Status.ResourceClaimStatuses[made].ResourceClaimName; name == nil {
+				continue // the template needs none
+			}
+		}
+		claim, err := registry.Of[*resourcev1.ResourceClaim](d.registry).Get(p.Namespace, *name)
+		switch {
+		case err != nil:
+			return fmt.Sprintf("resourceclaim %q not found", *name)
+		case claim.DeletionTimestamp != nil:
+			return fmt.Sprintf("resourceclaim %q is being deleted", *name)
+		}
+		return "cannot allocate all claims"
+	}
+	return ""
 }
 
 // lateClaim is a claim that is bound when its pod has a node.

@@ -8,6 +8,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -57,6 +58,9 @@ func (d *RegistryDoor) Watch(ctx context.Context, nodes func(*corev1.Node, bool)
 	})
 	group.Go(func() error {
 		return registry.Of[*storagev1.StorageClass](d.registry).Watch(ctx, func(_, _ *storagev1.StorageClass, _ bool) { claims() }, nil)
+	})
+	group.Go(func() error {
+		return registry.Of[*resourcev1.ResourceClaim](d.registry).Watch(ctx, func(_, _ *resourcev1.ResourceClaim, _ bool) { claims() }, nil)
 	})
 	group.Go(func() error {
 		return registry.Of[*corev1.Namespace](d.registry).Watch(ctx, func(old, now *corev1.Namespace, _ bool) {
