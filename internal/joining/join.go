@@ -93,12 +93,20 @@ func checkCA(server *url.URL, data []byte, t Token) error {
 		if isLoopback(server.Hostname()) {
 			return nil
 		}
-		return fmt.Errorf("the token is a bare secret, which cannot prove that %s is the right server: use the whole token, K10…, from <data-dir>/server/agent-token there", server)
+		return fmt.Errorf("the token is a bare secret, which cannot prove that %s is the right server: use the whole token, K10…, from <data-dir>/server/%s there", server, tokenFile(t.User))
 	}
 	if got := pki.HashOf(cert); got != t.CAHash {
 		return fmt.Errorf("%s is not the server that the token is for: its CA has the hash %s, the token says %s", server, got, t.CAHash)
 	}
 	return nil
+}
+
+// tokenFile is where servers keep the token that a server or a node joins with.
+func tokenFile(user string) string {
+	if user == UserServer {
+		return "token"
+	}
+	return "agent-token"
 }
 
 func isLoopback(host string) bool {

@@ -119,7 +119,7 @@ func (n *Network) newNode(mode string) (*Node, error) {
 	i := n.nodes.Add(1)
 	node := &Node{
 		Name: fmt.Sprintf("node%d", i), IP: fmt.Sprintf("10.99.0.%d", 10+i), Dir: dir, Orch: orch,
-		Namespace: fmt.Sprintf("orch-%d-%d", os.Getpid(), i), network: n,
+		Namespace: fmt.Sprintf("orch-%d-%d-%d", os.Getpid(), n.number, i), network: n,
 	}
 	node.Args = []string{mode, "--data-dir", node.DataDir(), "--node-name", node.Name, "--node-ip", node.IP,
 		"--config", filepath.Join(dir, "config.yaml"),

@@ -12,7 +12,7 @@ import (
 func (n *Node) MoveBehindNAT() (remove func() error, err error) {
 	const inner, outer = "192.168.99.1", "192.168.99.2"
 	i := n.network.nodes.Add(1)
-	router := fmt.Sprintf("orch-nat-%d-%d", os.Getpid(), i)
+	router := fmt.Sprintf("orch-nat-%d-%d-%d", os.Getpid(), n.network.number, i)
 	if err := n.network.connect(router, fmt.Sprintf("v%d", i), fmt.Sprintf("10.99.0.%d", 10+i)); err != nil {
 		return nil, err
 	}

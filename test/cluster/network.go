@@ -20,7 +20,11 @@ import (
 type Network struct {
 	Namespace string
 	nodes     atomic.Int32
+	number    int32 // among the networks of this process
 }
+
+// networks counts the networks of this process: tests run side by side.
+var networks atomic.Int32
 
 // StartNetwork makes a network that is gone with the test.
 func StartNetwork(t testing.TB) *Network {
@@ -42,7 +46,8 @@ func StartNetwork(t testing.TB) *Network {
 
 // NewNetwork makes the bridge. Close removes it.
 func NewNetwork() (*Network, error) {
-	n := &Network{Namespace: fmt.Sprintf("orch-hub-%d", os.Getpid())}
+	number := networks.Add(1)
+	n := &Network{Namespace: fmt.Sprintf("orch-hub-%d-%d", os.Getpid(), number), number: number}
 	return n, run(
 		"ip netns add "+n.Namespace,
 		"ip -n "+n.Namespace+" link set lo up",
