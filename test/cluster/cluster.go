@@ -119,7 +119,7 @@ func (n *Network) newNode(mode string) (*Node, error) {
 	i := n.nodes.Add(1)
 	node := &Node{
 		Name: fmt.Sprintf("node%d", i), IP: fmt.Sprintf("10.99.0.%d", 10+i), Dir: dir, Orch: orch,
-		Namespace: fmt.Sprintf("orch-%d-%d-%d", os.Getpid(), n.number, i), network: n,
+		Namespace: fmt.Sprintf("orch-%s-%d", n.id, i), network: n,
 	}
 	node.Args = []string{mode, "--data-dir", node.DataDir(), "--node-name", node.Name, "--node-ip", node.IP,
 		"--config", filepath.Join(dir, "config.yaml"),
@@ -309,6 +309,10 @@ func (n *Node) Close() error {
 func (n *Node) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	return dialIn(ctx, n.Namespace, network, address)
 }
+
+// In runs do on a thread in the node's network namespace: sockets that it makes
+// belong there.
+func (n *Node) In(do func() error) error { return inNamespace(n.Namespace, do) }
 
 // Config is the administrator's access to the API, from anywhere on this machine.
 func (n *Node) Config() (*rest.Config, error) {

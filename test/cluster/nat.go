@@ -3,7 +3,6 @@ package cluster
 import (
 	"errors"
 	"fmt"
-	"os"
 )
 
 // MoveBehindNAT puts a node that has not been started on a private network
@@ -12,7 +11,7 @@ import (
 func (n *Node) MoveBehindNAT() (remove func() error, err error) {
 	const inner, outer = "192.168.99.1", "192.168.99.2"
 	i := n.network.nodes.Add(1)
-	router := fmt.Sprintf("orch-nat-%d-%d-%d", os.Getpid(), n.network.number, i)
+	router := fmt.Sprintf("orch-nat-%s-%d", n.network.id, i)
 	if err := n.network.connect(router, fmt.Sprintf("v%d", i), fmt.Sprintf("10.99.0.%d", 10+i)); err != nil {
 		return nil, err
 	}

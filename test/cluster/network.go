@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -19,12 +20,9 @@ import (
 // Network is a bridge in a namespace of its own, from which all nodes can be reached.
 type Network struct {
 	Namespace string
+	id        string // in the names of all namespaces: several tests run side by side
 	nodes     atomic.Int32
-	number    int32 // among the networks of this process
 }
-
-// networks counts the networks of this process: tests run side by side.
-var networks atomic.Int32
 
 // StartNetwork makes a network that is gone with the test.
 func StartNetwork(t testing.TB) *Network {
@@ -46,8 +44,8 @@ func StartNetwork(t testing.TB) *Network {
 
 // NewNetwork makes the bridge. Close removes it.
 func NewNetwork() (*Network, error) {
-	number := networks.Add(1)
-	n := &Network{Namespace: fmt.Sprintf("orch-hub-%d-%d", os.Getpid(), number), number: number}
+	id := fmt.Sprintf("%d-%04x", os.Getpid(), rand.N(1<<16))
+	n := &Network{Namespace: "orch-hub-" + id, id: id}
 	return n, run(
 		"ip netns add "+n.Namespace,
 		"ip -n "+n.Namespace+" link set lo up",
