@@ -39,6 +39,7 @@ type node struct {
 	stop    func()
 
 	resolvConf string
+	alter      func(*Config) // nil: nothing
 }
 
 var (
@@ -113,12 +114,16 @@ func newNode(t testing.TB, client kubernetes.Interface) *node {
 func emptyCluster() kubernetes.Interface { return fake.NewClientset() }
 
 func (n *node) config() Config {
-	return Config{
+	config := Config{
 		DataDir: n.dataDir, NodeName: "node-1", NodeIP: nodeIP,
 		ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"),
 		PodCIDR: func(context.Context) (netip.Prefix, error) { return netip.MustParsePrefix("10.42.0.0/24"), nil },
 		Mode:    n.mode(), Peers: noPeers, ResolvConf: n.resolvConf, ClusterDNS: dnsIP, Client: n.client, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	}
+	if n.alter != nil {
+		n.alter(&config)
+	}
+	return config
 }
 
 // noPeers is a server that never tells of other nodes.

@@ -92,7 +92,9 @@ func (p *Proxy) start(ctx context.Context, tasks *errgroup.Group, podCIDR netip.
 		services = p.store
 	}
 	engine := rules.NewEngine(filter, services, rules.Conntrack{}, p.cfg.Logger.With("component", "rules"))
-	p.store.OnChange(engine.ServiceChanged)
+	if services != nil {
+		p.store.OnChange(engine.ServiceChanged)
+	}
 
 	// The addresses first: pods are routed by them and DNS listens on one.
 	if err := p.anchor(podCIDR).Ensure(); err != nil {

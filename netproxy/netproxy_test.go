@@ -2,12 +2,17 @@ package netproxy
 
 import (
 	"errors"
+	"fmt"
+	"net"
 	"net/netip"
 	"os/exec"
 	"strings"
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"orch/netproxy/rules"
+	"orch/netproxy/wire"
 )
 
 func TestPodNetwork(t *testing.T) {
@@ -31,6 +36,43 @@ func TestPodNetwork(t *testing.T) {
 	n.expect(a.ns, "tcp", outsideIP.String()+":9090", "outside", nodeIP) // masqueraded
 	a.remove()
 	b.remove()
+}
+
+// TestPartsLeftOut runs the network without each of its parts and without
+// several, in each mode: a service and a host port come and go, and pods reach
+// what is left.
+func TestPartsLeftOut(t *testing.T) {
+	if !isolated(t) {
+		return
+	}
+	n := newNode(t, nil)
+	defer func() { n.stop() }()
+	for i, mode := range []string{ModeIPTables, ModeNFTables, ModeUserspace} {
+		for left := range 4 {
+			proxy, dns := left&1 != 0, left&2 != 0
+			t.Logf("%s, without proxy: %v, without DNS: %v", mode, proxy, dns)
+			n.stop()
+			n.alter = func(c *Config) { c.Mode, c.DisableProxy, c.DisableDNS = mode, proxy, dns }
+			n.start()
+			name := fmt.Sprintf("pod-%d-%d", i, left)
+			pod := n.addPod(name, wire.PortMapping{HostPort: 8081, ContainerPort: 8080, Protocol: "tcp"})
+			pod.serve(8080)
+			clusterIP := fmt.Sprintf("10.43.1.%d", 10*i+left+1)
+			n.service(name, clusterIP, nil, pod)
+			n.expect(n.outside, "tcp", nodeIP.String()+":8081", name, netip.Addr{})
+			if _, _, err := n.ask(here(t), "tcp", clusterIP+":80"); (err != nil) != proxy {
+				t.Errorf("the service's address: %v", err)
+			}
+			if conn, err := net.Dial("tcp", dnsIP.String()+":53"); (err != nil) != dns {
+				t.Errorf("the name server's address: %v", err)
+			} else if err == nil {
+				conn.Close()
+			}
+			must(t, n.client.CoreV1().Services("default").Delete(t.Context(), name, metav1.DeleteOptions{}))
+			pod.remove()
+			n.settle()
+		}
+	}
 }
 
 func TestPreflight(t *testing.T) {

@@ -81,9 +81,10 @@ func (p *ServicePort) usesCluster() bool {
 func (p *ServicePort) usesLocal() bool { return p.InternalLocal || (p.external() && p.ExternalLocal) }
 
 // ServicePorts resolves one service. It returns nothing for services that are
-// not proxied: headless, ExternalName, claimed by another proxy.
+// not proxied: headless, ExternalName, claimed by another proxy; nor for any
+// where another proxy has them all.
 func ServicePorts(service *corev1.Service, endpointSlices []*discoveryv1.EndpointSlice, facts *Facts) []ServicePort {
-	if service == nil || service.Spec.Type == corev1.ServiceTypeExternalName || service.Labels["service.kubernetes.io/service-proxy-name"] != "" {
+	if facts.NoServices || service == nil || service.Spec.Type == corev1.ServiceTypeExternalName || service.Labels["service.kubernetes.io/service-proxy-name"] != "" {
 		return nil
 	}
 	clusterIP := clusterIPv4(service)

@@ -110,9 +110,6 @@ func nftBase(facts *Facts) map[string][]string {
 
 // renderNFTService renders one service; nil if it has no rules.
 func renderNFTService(service *corev1.Service, slices []*discoveryv1.EndpointSlice, facts *Facts) *nftFragment {
-	if facts.NoServices {
-		return nil
-	}
 	ports := ServicePorts(service, slices, facts)
 	if len(ports) == 0 {
 		return nil

@@ -180,9 +180,6 @@ func dispatchChains() []Chain {
 
 // renderService renders one service.
 func renderService(service *corev1.Service, slices []*discoveryv1.EndpointSlice, facts *Facts) *fragment {
-	if facts.NoServices {
-		return nil
-	}
 	ports := ServicePorts(service, slices, facts)
 	if len(ports) == 0 {
 		return nil
