@@ -112,7 +112,8 @@ func NewEngine(filter Filter, services Services, reserved *Reserved, tracker Tra
 // Synced is closed once every rule is in force for the first time.
 func (e *Engine) Synced() <-chan struct{} { return e.synced }
 
-// ServiceChanged tells that a service or its endpoints changed.
+// ServiceChanged tells that a service or its endpoints changed. Not for an
+// engine without services.
 func (e *Engine) ServiceChanged(name types.NamespacedName) {
 	e.mu.Lock()
 	e.dirty[name] = true
