@@ -32,10 +32,13 @@ type Watch struct {
 	seen      int64 // revision that the client knows to be complete
 	bookmarks *bookmarkClock
 	round     int64 // of the bookmark clock when this watch last looked
+	expired   error // a watch from a forgotten revision: all that Next gives
 }
 
 // Watch opens a stream. From "" and "0" it begins with the objects there are;
-// from a revision with what happened since.
+// from a revision with what happened since. From one that is not in the history
+// any more it opens too, as upstream, and Next says 410: clients look for that
+// in the stream, and take an answer other than 200 for a failure to try again.
 func (r *Registry) Watch(ctx context.Context, res *Resource, sel Selection, opts *metav1.ListOptions) (*Watch, error) {
 	e := r.entryOf(res)
 	if opts == nil {
@@ -82,7 +85,8 @@ func (r *Registry) start(w *Watch, initial, marked bool) (err error) {
 	}
 	w.cursor, err = r.store.WatchLane(prefix, w.selector.lane(), w.seen)
 	if errors.Is(err, store.ErrCompacted) {
-		return tooOld(w.seen, r.store.CompactRevision())
+		w.expired = tooOld(w.seen, r.store.CompactRevision())
+		return nil
 	}
 	return storeFailure(err)
 }
@@ -105,11 +109,18 @@ func tooOld(wanted, oldest int64) error {
 }
 
 // Stop ends the watch; a blocked Next returns.
-func (w *Watch) Stop() { w.cursor.Stop() }
+func (w *Watch) Stop() {
+	if w.cursor != nil {
+		w.cursor.Stop()
+	}
+}
 
 // Next blocks for at least one event. It gives a 410 StatusError when the watch
 // fell behind the history, and the cause of ctx when that ends.
 func (w *Watch) Next(ctx context.Context) ([]WatchEvent, error) {
+	if w.expired != nil {
+		return nil, w.expired
+	}
 	if len(w.initial) > 0 {
 		first := w.initial
 		w.initial = nil
