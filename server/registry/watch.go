@@ -32,13 +32,14 @@ type Watch struct {
 	seen      int64 // revision that the client knows to be complete
 	bookmarks *bookmarkClock
 	round     int64 // of the bookmark clock when this watch last looked
-	expired   error // a watch from a forgotten revision: all that Next gives
+	ended     error // of a watch from a revision that is not there: all that Next gives
 }
 
 // Watch opens a stream. From "" and "0" it begins with the objects there are;
 // from a revision with what happened since. From one that is not in the history
-// any more it opens too, as upstream, and Next says 410: clients look for that
-// in the stream, and take an answer other than 200 for a failure to try again.
+// any more, or not yet, it opens too, as upstream, and Next says so: clients look
+// for that in the stream, and take another answer than 200 for a failure to try
+// again.
 func (r *Registry) Watch(ctx context.Context, res *Resource, sel Selection, opts *metav1.ListOptions) (*Watch, error) {
 	e := r.entryOf(res)
 	if opts == nil {
@@ -56,6 +57,9 @@ func (r *Registry) Watch(ctx context.Context, res *Resource, sel Selection, opts
 		return nil, err
 	}
 	if err := r.catchUp(ctx, opts.ResourceVersion, from); err != nil {
+		if apierrors.HasStatusCause(err, metav1.CauseTypeResourceVersionTooLarge) {
+			return &Watch{ended: err}, nil
+		}
 		return nil, err
 	}
 	w := &Watch{selector: s, seen: from, oldest: r.store.CompactRevision}
@@ -85,7 +89,7 @@ func (r *Registry) start(w *Watch, initial, marked bool) (err error) {
 	}
 	w.cursor, err = r.store.WatchLane(prefix, w.selector.lane(), w.seen)
 	if errors.Is(err, store.ErrCompacted) {
-		w.expired = tooOld(w.seen, r.store.CompactRevision())
+		w.ended = tooOld(w.seen, r.store.CompactRevision())
 		return nil
 	}
 	return storeFailure(err)
@@ -118,8 +122,8 @@ func (w *Watch) Stop() {
 // Next blocks for at least one event. It gives a 410 StatusError when the watch
 // fell behind the history, and the cause of ctx when that ends.
 func (w *Watch) Next(ctx context.Context) ([]WatchEvent, error) {
-	if w.expired != nil {
-		return nil, w.expired
+	if w.ended != nil {
+		return nil, w.ended
 	}
 	if len(w.initial) > 0 {
 		first := w.initial
