@@ -34,7 +34,9 @@ func TestEventsV1Create(t *testing.T) {
 	}{
 		{func(e *eventsv1.Event) { e.EventTime = metav1.MicroTime{} }, `eventTime: Required value`},
 		{func(e *eventsv1.Event) { e.Type = "Odd" }, `type: Invalid value: "": has invalid value: Odd`},
-		{func(e *eventsv1.Event) { e.Series = &eventsv1.EventSeries{Count: 1, LastObservedTime: metav1.NewMicroTime(testTime)} },
+		{func(e *eventsv1.Event) {
+			e.Series = &eventsv1.EventSeries{Count: 1, LastObservedTime: metav1.NewMicroTime(testTime)}
+		},
 			`series.count: Invalid value: "": should be at least 2`},
 		{func(e *eventsv1.Event) { e.Series = &eventsv1.EventSeries{Count: 2} }, `series.lastObservedTime: Required value`},
 		{func(e *eventsv1.Event) { e.DeprecatedCount = 1 }, `count: Invalid value: "": needs to be unset`},
