@@ -40,7 +40,9 @@ func (a *assembly) lead(ctx context.Context) error {
 		group.Go(func() error { return a.schedule(ctx) })
 	}
 	if !a.cfg.Disabled("controllers") {
-		group.Go(func() error { return garbage.New(a.registry, a.cfg.Logger).Run(ctx) })
+		group.Go(func() error {
+			return garbage.New(a.registry, a.cfg.Logger, a.events.recorder("garbage-collector-controller")).Run(ctx)
+		})
 		group.Go(func() error { return loop.Run(ctx, a.cfg.Logger, a.controllers()...) })
 	}
 	return group.Wait()

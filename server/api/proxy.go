@@ -61,9 +61,9 @@ func (s *Server) proxy(w http.ResponseWriter, r *http.Request, q *request) error
 
 // forward sends the request to the backend through its node.
 func (s *Server) forward(w http.ResponseWriter, r *http.Request, q *request, to backend) {
-	host := to.host
-	if to.port != "" {
-		host = net.JoinHostPort(to.host, to.port)
+	host := net.JoinHostPort(to.host, to.port)
+	if to.port == "" {
+		host = strings.TrimSuffix(host, ":")
 	}
 	location := &url.URL{Scheme: to.scheme, Host: host, Path: q.rest}
 	transport := &http.Transport{
@@ -84,6 +84,9 @@ func (s *Server) podBackend(ctx context.Context, q *request, name string, to *ba
 	if to.port == "" {
 		to.port = firstPort(pod)
 	}
+	if err := to.checkPort(q); err != nil {
+		return err
+	}
 	to.host, to.node = pod.Status.PodIP, pod.Spec.NodeName
 	if !proxyable(to.host) {
 		return apierrors.NewBadRequest("address not allowed")
@@ -95,6 +98,21 @@ func (s *Server) podBackend(ctx context.Context, q *request, name string, to *ba
 func proxyable(address string) bool {
 	ip := net.ParseIP(address)
 	return ip != nil && ip.IsGlobalUnicast()
+}
+
+// checkPort refuses what is no port, before an address is made of it that nobody
+// can parse. A number beyond those of ports is refused as dialing it would be.
+func (to *backend) checkPort(q *request) error {
+	if to.port == "" {
+		return nil
+	}
+	if n, err := strconv.ParseUint(to.port, 10, 16); err == nil && n > 0 {
+		return nil
+	}
+	if strings.Trim(to.port, "0123456789") == "" {
+		return apierrors.NewServiceUnavailable(fmt.Sprintf("error trying to reach service: dial tcp: address %s: invalid port", to.port))
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf("invalid %s request %q", q.res.Singular, q.name))
 }
 
 func firstPort(pod *corev1.Pod) string {
@@ -236,6 +254,9 @@ func (s *Server) nodeProxy(w http.ResponseWriter, r *http.Request, q *request, n
 		asIs := func(conn net.Conn) net.Conn { return conn } // an upload may come before the answer, and take long
 		s.tunnel(w, r, location, s.agentTransport(name, asIs), true, false)
 		return nil
+	}
+	if err := to.checkPort(q); err != nil {
+		return err
 	}
 	for _, address := range obj.(*corev1.Node).Status.Addresses {
 		if address.Type == corev1.NodeInternalIP && proxyable(address.Address) {

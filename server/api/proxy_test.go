@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -41,7 +42,7 @@ func (a fakeAgent) Dial(ctx context.Context, node string) (net.Conn, error) {
 
 // newFakeAgent knows logs, an echoing exec, and dials whatever it is asked to
 // at the pod web server, told the address in a header.
-func newFakeAgent(t *testing.T, pods http.Handler) fakeAgent {
+func newFakeAgent(t testing.TB, pods http.Handler) fakeAgent {
 	web := httptest.NewServer(pods)
 	t.Cleanup(web.Close)
 	mux := http.NewServeMux()
@@ -88,7 +89,7 @@ func newFakeAgent(t *testing.T, pods http.Handler) fakeAgent {
 }
 
 // newProxyServer has pod p on node-1 behind service s.
-func newProxyServer(t *testing.T, pods http.Handler) *testServer {
+func newProxyServer(t testing.TB, pods http.Handler) *testServer {
 	s := newTestServer(t, func(cfg *Config) { cfg.Nodes = newFakeAgent(t, pods) })
 	name, port, ready := "http", int32(8080), true
 	node := "node-1"
@@ -311,4 +312,64 @@ func TestLogByWebSocket(t *testing.T) {
 	if got != "log of c " {
 		t.Errorf("got %q", got)
 	}
+}
+
+// TestProxyPorts: what is no port is refused in words; some had been made part
+// of an address that nothing can parse, and ended in a panic.
+func TestProxyPorts(t *testing.T) {
+	s := newProxyServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "web") }))
+	for _, c := range []struct {
+		path string
+		code int
+		part string
+	}{
+		{"/api/v1/namespaces/default/pods/p:8080/proxy/", 200, "web"},
+		{"/api/v1/namespaces/default/pods/http:p:8080/proxy/", 200, "web"},
+		{"/api/v1/namespaces/default/pods/p/proxy/", 200, "web"},
+		{"/api/v1/namespaces/default/pods/p:-1/proxy/", 400, `invalid pod request \"p:-1\"`},
+		{"/api/v1/namespaces/default/pods/p:http/proxy/", 400, `invalid pod request \"p:http\"`},
+		{"/api/v1/namespaces/default/pods/p:%20/proxy/", 400, `invalid pod request`},
+		{"/api/v1/namespaces/default/pods/p:%5B/proxy/", 400, `invalid pod request`},
+		{"/api/v1/namespaces/default/pods/p:70000/proxy/", 503, "dial tcp: address 70000: invalid port"},
+		{"/api/v1/namespaces/default/pods/p:0/proxy/", 503, "invalid port"},
+		{"/api/v1/namespaces/default/pods/ftp:p:80/proxy/", 400, `invalid pod request \"ftp:p:80\"`},
+		{"/api/v1/namespaces/default/pods/a:b:c:d/proxy/", 400, `invalid pod request \"a:b:c:d\"`},
+		{"/api/v1/namespaces/default/pods/nobody:-1/proxy/", 404, "not found"},
+		{"/api/v1/namespaces/default/services/s:-1/proxy/", 503, `no service port -1 found for service \"s\"`},
+		{"/api/v1/namespaces/default/services/s:70000/proxy/", 503, `no service port 70000 found for service \"s\"`},
+		{"/api/v1/namespaces/default/services/s:odd/proxy/", 503, `no endpoints available for service`},
+		{"/api/v1/nodes/node-1:-1/proxy/", 400, `invalid node request \"node-1:-1\"`},
+		{"/api/v1/nodes/node-1:99999/proxy/", 503, "invalid port"},
+	} {
+		resp, err := s.Client().Get(s.URL + c.path)
+		if err != nil {
+			t.Errorf("%s: %v", c.path, err)
+			continue
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != c.code || !strings.Contains(string(body), c.part) {
+			t.Errorf("%s: %d %s, want %d %s", c.path, resp.StatusCode, body, c.code, c.part)
+		}
+	}
+}
+
+// FuzzProxyName: no name, port or scheme in a proxy's path is a failure of the
+// server's own.
+func FuzzProxyName(f *testing.F) {
+	for _, seed := range []string{"p", "p:-1", "p:8080", "https:p:443", "ftp:p:1", ":::", "p:[", "p:%", "node-1:0", "s:http", "p:1/../../x", "\x00:1"} {
+		f.Add(seed, "x")
+	}
+	s := newProxyServer(f, http.NotFoundHandler())
+	f.Fuzz(func(t *testing.T, name, rest string) {
+		for _, resource := range []string{"namespaces/default/pods", "namespaces/default/services", "nodes"} {
+			req := httptest.NewRequest(http.MethodGet, "/", nil).WithContext(t.Context())
+			req.URL = &url.URL{Path: "/api/v1/" + resource + "/" + name + "/proxy/" + rest}
+			out := httptest.NewRecorder()
+			s.api.ServeHTTP(out, req)
+			if out.Code == http.StatusInternalServerError {
+				t.Errorf("%s: %s", req.URL.Path, out.Body)
+			}
+		}
+	})
 }

@@ -66,11 +66,14 @@ func (q *request) exists() bool {
 }
 
 // allows tells whether verb fits the path: a create names no object and has
-// its namespace, an update names one.
+// its namespace, an update names one. What deletes many objects has its
+// namespace, too: a client that forgot to name one means no other's.
 func (q *request) allows(verb string) bool {
 	switch verb {
 	case "create":
 		return q.name == "" && (q.namespace != "" || !q.res.Namespaced)
+	case "deletecollection":
+		return q.namespace != "" || !q.res.Namespaced
 	case "update", "patch":
 		return q.name != ""
 	}

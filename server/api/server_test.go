@@ -114,8 +114,14 @@ var testVersion = version.Info{Major: "1", Minor: "37", GitVersion: "v1.37.0+tes
 
 var testNow = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// newTestRegistry runs a store in a temporary folder with table on top.
 func newTestRegistry(t testing.TB, table []*registry.Resource) *registry.Registry {
+	t.Helper()
+	reg, _ := newTestStore(t, table)
+	return reg
+}
+
+// newTestStore runs a store in a temporary folder with table on top.
+func newTestStore(t testing.TB, table []*registry.Resource) (*registry.Registry, *store.Store) {
 	t.Helper()
 	reg, err := registry.New(registry.Config{Resources: table, Now: func() time.Time { return testNow }})
 	if err != nil {
@@ -137,7 +143,7 @@ func newTestRegistry(t testing.TB, table []*registry.Resource) *registry.Registr
 	case err := <-stopped:
 		t.Fatalf("store: %v", err)
 	}
-	return reg
+	return reg, kv
 }
 
 // testServer is an API over HTTPS with HTTP/2, and a client for it.
@@ -145,15 +151,17 @@ type testServer struct {
 	*httptest.Server
 	api *Server
 	reg *registry.Registry
+	kv  *store.Store
 }
 
 func newTestServer(t testing.TB, change ...func(*Config)) *testServer {
 	t.Helper()
-	cfg := Config{Registry: newTestRegistry(t, testTable()), Version: testVersion}
+	reg, kv := newTestStore(t, testTable())
+	cfg := Config{Registry: reg, Version: testVersion}
 	for _, f := range change {
 		f(&cfg)
 	}
-	s := &testServer{api: New(cfg), reg: cfg.Registry}
+	s := &testServer{api: New(cfg), reg: cfg.Registry, kv: kv}
 	s.Server = httptest.NewUnstartedServer(s.api)
 	s.Server.EnableHTTP2 = true
 	s.Server.TLS = &tls.Config{NextProtos: []string{"h2", "http/1.1"}}

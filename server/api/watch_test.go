@@ -2,8 +2,10 @@ package api
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -117,9 +119,9 @@ func TestWatchEndsWithServer(t *testing.T) {
 	}
 }
 
-func TestWatchByWebSocket(t *testing.T) {
-	s := newTestServer(t)
-	config, err := websocket.NewConfig("wss"+strings.TrimPrefix(s.URL, "https")+"/api/v1/configmaps?watch=1", "http://elsewhere")
+func dialWatch(t *testing.T, s *testServer, path string) *websocket.Conn {
+	t.Helper()
+	config, err := websocket.NewConfig("wss"+strings.TrimPrefix(s.URL, "https")+path, "http://elsewhere")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +131,13 @@ func TestWatchByWebSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ws.Close()
+	t.Cleanup(func() { ws.Close() })
+	return ws
+}
+
+func TestWatchByWebSocket(t *testing.T) {
+	s := newTestServer(t)
+	ws := dialWatch(t, s, "/api/v1/configmaps?watch=1")
 	createConfigMap(t, s, "a", nil)
 	var message string
 	if err := websocket.Message.Receive(ws, &message); err != nil {
@@ -138,6 +146,72 @@ func TestWatchByWebSocket(t *testing.T) {
 	if e := decodeJSON[event](t, []byte(message)); e.Type != "ADDED" || e.Object.Metadata.Name != "a" {
 		t.Errorf("got %s", message)
 	}
+}
+
+// TestWatchFromForgottenRevision: the answer is 200, and the stream's one event
+// tells that the revision is gone, whatever the transport.
+func TestWatchFromForgottenRevision(t *testing.T) {
+	s := newTestServer(t)
+	createConfigMap(t, s, "a", nil)
+	createConfigMap(t, s, "b", nil)
+	createConfigMap(t, s, "c", nil)
+	s.kv.Compact(s.kv.Revision())
+	for _, query := range []string{
+		"watch=1&resourceVersion=1",
+		"watch=1&resourceVersion=1&allowWatchBookmarks=true",
+		"watch=1&resourceVersion=1&sendInitialEvents=false&resourceVersionMatch=NotOlderThan",
+	} {
+		for _, accept := range []string{contentJSON, "application/json;as=Table;g=meta.k8s.io;v=v1", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"} {
+			lines := openWatch(t, s, "/api/v1/namespaces/default/configmaps?"+query, "Accept", accept)
+			if e := nextEvent(t, lines); e.Type != "ERROR" || e.Object.Kind != "Status" || e.Object.Code != 410 {
+				t.Errorf("%s as %s: got %+v", query, accept, e)
+			}
+			if lines.Scan() {
+				t.Errorf("%s as %s: more than one event: %s", query, accept, lines.Text())
+			}
+		}
+	}
+	ws := dialWatch(t, s, "/api/v1/configmaps?watch=1&resourceVersion=1")
+	var message string
+	if err := websocket.Message.Receive(ws, &message); err != nil {
+		t.Fatal(err)
+	}
+	if e := decodeJSON[event](t, []byte(message)); e.Type != "ERROR" || e.Object.Code != 410 {
+		t.Errorf("by WebSocket: %s", message)
+	}
+	resp := openProtobufWatch(t, s, "/api/v1/configmaps?watch=1&resourceVersion=1")
+	if e := decodeProtobufEvent(t, resp); e.Type != "ERROR" || !bytes.Contains(e.Object.Raw, []byte(metav1.StatusReasonExpired)) {
+		t.Errorf("as protobuf: %s", e)
+	}
+}
+
+// openProtobufWatch gives the whole body of a watch that ends by itself.
+func openProtobufWatch(t *testing.T, s *testServer, path string) []byte {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), "GET", s.URL+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", contentProtobuf+";stream=watch")
+	resp, err := s.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != 200 {
+		t.Fatalf("%s %v", resp.Status, err)
+	}
+	return body
+}
+
+func decodeProtobufEvent(t *testing.T, frame []byte) metav1.WatchEvent {
+	t.Helper()
+	var e metav1.WatchEvent
+	if len(frame) < 4 || e.Unmarshal(frame[4:]) != nil {
+		t.Fatalf("no frame: %q", frame)
+	}
+	return e
 }
 
 func TestManyWatchersSeeEverythingInOrder(t *testing.T) {

@@ -64,6 +64,9 @@ func (r *Registry) create(ctx context.Context, e *entry, obj Object, managed []m
 		return nil, err
 	}
 	dedupOwners(ctx, kept, true)
+	if err := e.validateServed(kept, nil); err != nil {
+		return nil, err
+	}
 	if st.Evaluate != nil {
 		if st.Validate != nil {
 			if err := st.invalid(kept.GetName(), st.Validate(kept)); err != nil {
@@ -155,6 +158,14 @@ func (e *entry) validateCreate(ctx context.Context, obj Object) error {
 	}
 	e.warn(ctx, obj)
 	return nil
+}
+
+// validateServed holds obj, in its stored form, to what its served version asks.
+func (e *entry) validateServed(obj, old Object) error {
+	if e.Stored == nil || e.Stored.Validate == nil {
+		return nil
+	}
+	return e.storage.invalid(obj.GetName(), e.Stored.Validate(obj, old))
 }
 
 // warn looks for what is hardly meant only if somebody hears of it.

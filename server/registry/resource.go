@@ -53,6 +53,10 @@ type Conversion struct {
 	Resource string // full name: "horizontalpodautoscalers.autoscaling/v2"
 	To       func(Object) (Object, error)
 	From     func(Object) (Object, error)
+	// Validate is what is asked of an object written in the served version beyond
+	// what the stored entry asks of all. Both have the stored form; old is nil at a
+	// create.
+	Validate func(obj, old Object) field.ErrorList
 }
 
 // Strategy is what differs between resources. Validation errors become 422

@@ -212,6 +212,7 @@ func (r *Registry) rewriteAbsent(ctx context.Context, rw *rewrite) (Object, bool
 		return nil, false, apierrors.NewConflict(rw.e.gr, rw.name, fmt.Errorf("uid mismatch: the provided object specified uid %s, and no existing object was found", obj.GetUID()))
 	}
 	wipeSystemFields(obj)
+	obj.SetResourceVersion("") // of an object that is no more: nothing to hold it against
 	var managed []metav1.ManagedFieldsEntry
 	if rw.managed {
 		managed = obj.GetManagedFields()
@@ -271,6 +272,11 @@ func (r *Registry) prepareRewrite(ctx context.Context, rw *rewrite, obj, served,
 	dedupOwners(ctx, kept, true)
 	if err := r.carryOver(ctx, st, view, kept, old); err != nil {
 		return nil, err
+	}
+	if view == nil {
+		if err := e.validateServed(kept, old); err != nil {
+			return nil, err
+		}
 	}
 	if err := st.validateUpdate(ctx, view, kept, old); err != nil {
 		return nil, err

@@ -32,10 +32,14 @@ type Watch struct {
 	seen      int64 // revision that the client knows to be complete
 	bookmarks *bookmarkClock
 	round     int64 // of the bookmark clock when this watch last looked
+	ended     error // of a watch from a revision that is not there: all that Next gives
 }
 
 // Watch opens a stream. From "" and "0" it begins with the objects there are;
-// from a revision with what happened since.
+// from a revision with what happened since. From one that is not in the history
+// any more, or not yet, it opens too, as upstream, and Next says so: clients look
+// for that in the stream, and take another answer than 200 for a failure to try
+// again.
 func (r *Registry) Watch(ctx context.Context, res *Resource, sel Selection, opts *metav1.ListOptions) (*Watch, error) {
 	e := r.entryOf(res)
 	if opts == nil {
@@ -53,6 +57,9 @@ func (r *Registry) Watch(ctx context.Context, res *Resource, sel Selection, opts
 		return nil, err
 	}
 	if err := r.catchUp(ctx, opts.ResourceVersion, from); err != nil {
+		if apierrors.HasStatusCause(err, metav1.CauseTypeResourceVersionTooLarge) {
+			return &Watch{ended: err}, nil
+		}
 		return nil, err
 	}
 	w := &Watch{selector: s, seen: from, oldest: r.store.CompactRevision}
@@ -82,7 +89,8 @@ func (r *Registry) start(w *Watch, initial, marked bool) (err error) {
 	}
 	w.cursor, err = r.store.WatchLane(prefix, w.selector.lane(), w.seen)
 	if errors.Is(err, store.ErrCompacted) {
-		return tooOld(w.seen, r.store.CompactRevision())
+		w.ended = tooOld(w.seen, r.store.CompactRevision())
+		return nil
 	}
 	return storeFailure(err)
 }
@@ -105,11 +113,18 @@ func tooOld(wanted, oldest int64) error {
 }
 
 // Stop ends the watch; a blocked Next returns.
-func (w *Watch) Stop() { w.cursor.Stop() }
+func (w *Watch) Stop() {
+	if w.cursor != nil {
+		w.cursor.Stop()
+	}
+}
 
 // Next blocks for at least one event. It gives a 410 StatusError when the watch
 // fell behind the history, and the cause of ctx when that ends.
 func (w *Watch) Next(ctx context.Context) ([]WatchEvent, error) {
+	if w.ended != nil {
+		return nil, w.ended
+	}
 	if len(w.initial) > 0 {
 		first := w.initial
 		w.initial = nil

@@ -122,10 +122,10 @@ func (r Revisions) add(ctx context.Context, owner Owner, t Template, patch []byt
 	}
 }
 
-// Truncate deletes the oldest revisions beyond the limit. Live ones, which pods
-// still carry, stay.
+// Truncate deletes the oldest revisions beyond the limit; a negative one keeps
+// them all. Live ones, which pods still carry, stay.
 func (r Revisions) Truncate(ctx context.Context, old []*appsv1.ControllerRevision, limit *int32, live func(*appsv1.ControllerRevision) bool) error {
-	if limit == nil {
+	if limit == nil || *limit < 0 {
 		return nil
 	}
 	idle := slices.DeleteFunc(slices.Clone(old), live)

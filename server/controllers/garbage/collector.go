@@ -8,11 +8,13 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
 
 	"orch/server/registry"
@@ -22,21 +24,26 @@ import (
 type Collector struct {
 	registry *registry.Registry
 	log      *slog.Logger
+	events   record.EventRecorder
 	graph    *graph
 	queue    workqueue.TypedRateLimitingInterface[object]
 
 	mu     sync.Mutex
 	byUID  map[types.UID]object // owners that are waiting for their dependents
 	byKind map[schema.GroupKind]*registry.Resource
+
+	placesMu sync.Mutex
+	places   map[types.UID]string // the namespace of each object, to tell who owns across namespaces
 }
 
 // New makes a collector that knows nothing yet.
-func New(r *registry.Registry, log *slog.Logger) *Collector {
+func New(r *registry.Registry, log *slog.Logger, events record.EventRecorder) *Collector {
 	c := &Collector{
-		registry: r, log: log.With("controller", "garbagecollector"), graph: newGraph(),
+		registry: r, log: log.With("controller", "garbagecollector"), events: events, graph: newGraph(),
 		queue:  workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[object](5*time.Millisecond, time.Minute)),
 		byUID:  map[types.UID]object{},
 		byKind: map[schema.GroupKind]*registry.Resource{},
+		places: map[types.UID]string{},
 	}
 	for _, res := range r.Resources() {
 		if res.Stored == nil && res.Evaluate == nil {
@@ -75,6 +82,7 @@ func (c *Collector) Run(ctx context.Context) error {
 // observe updates the graph and queues what the change may concern.
 func (c *Collector) observe(res *registry.Resource, old, obj registry.Object, deleted bool) {
 	o := objectOf(res, obj)
+	c.place(o, deleted)
 	if deleted {
 		for _, owner := range c.graph.remove(o.uid) {
 			c.wakeOwner(owner)
@@ -104,6 +112,36 @@ func (c *Collector) observe(res *registry.Resource, old, obj registry.Object, de
 	if len(obj.GetOwnerReferences()) > 0 {
 		c.queue.Add(o)
 	}
+}
+
+// place remembers where an object is. Events own nothing, and are many.
+func (c *Collector) place(o object, deleted bool) {
+	if o.resource.Kind == "Event" {
+		return
+	}
+	c.placesMu.Lock()
+	defer c.placesMu.Unlock()
+	if deleted {
+		delete(c.places, o.uid)
+	} else {
+		c.places[o.uid] = o.namespace
+	}
+}
+
+// tellForeignOwner makes an event of an owner that is there, but in another
+// namespace, where it counts as none: else the object would be deleted, or kept
+// for ever, without a word.
+func (c *Collector) tellForeignOwner(o object, ref metav1.OwnerReference) {
+	c.placesMu.Lock()
+	namespace := c.places[ref.UID]
+	c.placesMu.Unlock()
+	if namespace == "" || namespace == o.namespace {
+		return
+	}
+	apiVersion, kind := o.resource.GVK().ToAPIVersionAndKind()
+	about := &corev1.ObjectReference{APIVersion: apiVersion, Kind: kind, Namespace: o.namespace, Name: o.name, UID: o.uid}
+	c.events.Eventf(about, corev1.EventTypeWarning, "OwnerRefInvalidNamespace", "ownerRef [%s/%s, namespace: %s, name: %s, uid: %s] does not exist in namespace %q",
+		ref.APIVersion, ref.Kind, o.namespace, ref.Name, ref.UID, o.namespace)
 }
 
 // wakeOwner queues an owner that waits for its dependents to go.
@@ -232,7 +270,7 @@ func (c *Collector) checkOwners(ctx context.Context, o object, obj registry.Obje
 	if len(refs) == 0 {
 		return nil
 	}
-	solid, waiting := 0, 0
+	solid, unknown, waiting := 0, 0, 0
 	lost := map[types.UID]bool{}
 	for _, ref := range refs {
 		owner, known, err := c.owner(ctx, o.namespace, ref)
@@ -240,8 +278,11 @@ func (c *Collector) checkOwners(ctx context.Context, o object, obj registry.Obje
 		case err != nil:
 			return err
 		case !known:
+			c.tellForeignOwner(o, ref)
 			solid++ // a kind that is not served: better to keep than to lose
+			unknown++
 		case owner == nil:
+			c.tellForeignOwner(o, ref)
 			lost[ref.UID] = true
 		case owner.GetDeletionTimestamp() != nil && hasFinalizer(owner, metav1.FinalizerDeleteDependents):
 			waiting++
@@ -251,6 +292,8 @@ func (c *Collector) checkOwners(ctx context.Context, o object, obj registry.Obje
 		}
 	}
 	switch {
+	case unknown > 0:
+		return nil // nothing is certain
 	case solid > 0 && len(lost) > 0:
 		return c.dropOwners(ctx, o, lost)
 	case solid > 0:

@@ -1,6 +1,7 @@
 package garbage
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -17,7 +18,7 @@ import (
 
 func start(t *testing.T) *harness.Harness {
 	h := harness.New(t)
-	h.Go(New(h.Registry, harness.Logger()).Run)
+	h.Go(New(h.Registry, harness.Logger(), h.Events).Run)
 	return h
 }
 
@@ -127,6 +128,37 @@ func TestDoubtfulOwners(t *testing.T) {
 	left(h, "those whose owner is not there gone", owner.Name, "unknown-kind")
 	if _, err := registry.Of[*rbacv1.ClusterRole](h.Registry).Get("", "wide"); err != nil {
 		t.Errorf("a cluster-wide object with a namespaced owner: %v", err)
+	}
+}
+
+// TestForeignOwners: an owner in another namespace counts as none, and an event
+// says so.
+func TestForeignOwners(t *testing.T) {
+	h := start(t)
+	harness.Create(h, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "elsewhere"}})
+	owner := owned(h, "owner")
+	refs := []metav1.OwnerReference{ref("ConfigMap", owner.Name, owner.UID)}
+	// The collector sees all objects of a kind in order: the owner is known by now.
+	harness.Create(h, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "elsewhere", Name: "child", OwnerReferences: refs}})
+	harness.WaitEvent(h, fmt.Sprintf(`Warning OwnerRefInvalidNamespace ownerRef [v1/ConfigMap, namespace: elsewhere, name: owner, uid: %s] does not exist in namespace "elsewhere"`, owner.UID))
+	harness.Create(h, &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "wide", OwnerReferences: refs}})
+	harness.WaitEvent(h, fmt.Sprintf(`Warning OwnerRefInvalidNamespace ownerRef [v1/ConfigMap, namespace: , name: owner, uid: %s] does not exist in namespace ""`, owner.UID))
+}
+
+// TestUncertainOwners: while one owner's kind is not served nothing is certain,
+// so nothing is taken away.
+func TestUncertainOwners(t *testing.T) {
+	h := start(t)
+	owner := owned(h, "owner")
+	m := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: harness.Namespace, Name: "child", OwnerReferences: []metav1.OwnerReference{
+		ref("ConfigMap", owner.Name, owner.UID), ref("Gadget", "g", "u"),
+	}}}
+	harness.Create(h, m)
+	owned(h, "other", owner)
+	remove(t, h, "owner", metav1.DeletePropagationBackground)
+	left(h, "the certain one gone", "child")
+	if refs := harness.Get[*corev1.ConfigMap](h, "child").OwnerReferences; len(refs) != 2 {
+		t.Errorf("owners left: %v", refs)
 	}
 }
 

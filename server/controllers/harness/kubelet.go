@@ -129,12 +129,45 @@ func Selector(app string) *metav1.LabelSelector {
 type Recorder struct {
 	mu   sync.Mutex
 	said []string
+	more chan struct{} // closed by the next event; nil while nobody waits
 }
 
 func (r *Recorder) add(kind, reason, message string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.said = append(r.said, kind+" "+reason+" "+message)
+	if r.more != nil {
+		close(r.more)
+		r.more = nil
+	}
+}
+
+// next is closed by the next event.
+func (r *Recorder) next() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.more == nil {
+		r.more = make(chan struct{})
+	}
+	return r.more
+}
+
+// WaitEvent waits until an event that contains part was recorded.
+func WaitEvent(h *Harness, part string) {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(h.ctx, patience)
+	defer cancel()
+	for {
+		more := h.Events.next()
+		if h.Events.Has(part) {
+			return
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			h.t.Fatalf("no event %q in\n%s", part, h.Events)
+		}
+	}
 }
 
 // Event records an event.

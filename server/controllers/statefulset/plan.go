@@ -44,44 +44,69 @@ type step struct {
 	Plan
 	Snapshot
 	now       time.Time
-	replicas  []*corev1.Pod // by ordinal; nil where there is none yet
+	replicas  []place       // by ordinal
+	missing   int           // places beyond these, of which nothing is there yet
 	condemned []*corev1.Pod // beyond the range, highest first
 	ordered   bool          // one pod at a time
 }
 
+// place is where a pod of the set belongs.
+type place struct {
+	ordinal int
+	pod     *corev1.Pod // nil: there is none yet
+}
+
+// maxNew bounds the empty places that a step looks at, and so the pods that it
+// makes: replicas may be any number.
+const maxNew = 500
+
 // Reconcile plans the next step. An ordered set takes only one, and none while
 // a pod is not ready.
 func Reconcile(now time.Time, s Snapshot) Plan {
-	st := &step{Snapshot: s, now: now, replicas: make([]*corev1.Pod, *s.Set.Spec.Replicas),
-		ordered: s.Set.Spec.PodManagementPolicy != appsv1.ParallelPodManagement}
-	first := firstOrdinal(s.Set)
-	for _, p := range s.Pods {
-		if n := ordinalOf(p); inRange(s.Set, n) {
-			st.replicas[n-first] = p
-		} else if n >= 0 {
-			st.condemned = append(st.condemned, p)
-		}
-	}
-	slices.SortFunc(st.condemned, func(a, b *corev1.Pod) int { return cmp.Compare(ordinalOf(b), ordinalOf(a)) })
+	st := &step{Snapshot: s, now: now, ordered: s.Set.Spec.PodManagementPolicy != appsv1.ParallelPodManagement}
+	st.arrange()
 	st.count()
 	if s.Set.DeletionTimestamp == nil && st.fill() && st.shrink() {
 		st.update()
 	}
-	if r := s.Set.Spec.UpdateStrategy; r.Type == appsv1.RollingUpdateStatefulSetStrategyType {
-		status := &st.Status
-		if want := *s.Set.Spec.Replicas; status.UpdatedReplicas == want && status.ReadyReplicas == want && status.Replicas == want {
-			status.CurrentReplicas, status.CurrentRevision = want, status.UpdateRevision
-		}
+	status := &st.Status
+	if want := *s.Set.Spec.Replicas; status.UpdatedReplicas == want && status.ReadyReplicas == want && status.Replicas == want {
+		status.CurrentReplicas, status.CurrentRevision = want, status.UpdateRevision
 	}
 	return st.Plan
+}
+
+// arrange puts the pods in their places.
+func (st *step) arrange() {
+	there := map[int]*corev1.Pod{}
+	for _, p := range st.Pods {
+		if n := ordinalOf(p); inRange(st.Set, n) {
+			there[n] = p
+		} else if n >= 0 {
+			st.condemned = append(st.condemned, p)
+		}
+	}
+	for n, p := range there {
+		st.replicas = append(st.replicas, place{n, p})
+	}
+	st.missing = int(*st.Set.Spec.Replicas) - len(there)
+	for n, empty := firstOrdinal(st.Set), min(st.missing, maxNew); empty > 0; n++ {
+		if there[n] == nil {
+			st.replicas = append(st.replicas, place{ordinal: n})
+			st.missing--
+			empty--
+		}
+	}
+	slices.SortFunc(st.replicas, func(a, b place) int { return cmp.Compare(a.ordinal, b.ordinal) })
+	slices.SortFunc(st.condemned, func(a, b *corev1.Pod) int { return cmp.Compare(ordinalOf(b), ordinalOf(a)) })
 }
 
 // count fills in the status from the pods as they are.
 func (st *step) count() {
 	status := &st.Status
 	status.CurrentRevision, status.UpdateRevision = st.Current.Name, st.Update.Name
-	for _, p := range append(slices.Clone(st.replicas), st.condemned...) {
-		if p == nil {
+	for _, p := range st.Pods {
+		if ordinalOf(p) < 0 {
 			continue
 		}
 		status.Replicas++
@@ -123,8 +148,8 @@ func (st *step) unavailable(p *corev1.Pod) bool {
 // fill makes missing pods and mends those there are, lowest first. It is false
 // when the step ends here.
 func (st *step) fill() bool {
-	for i, p := range st.replicas {
-		if st.fillOne(i, p) && st.ordered {
+	for _, r := range st.replicas {
+		if st.fillOne(r.ordinal, r.pod) && st.ordered {
 			return false
 		}
 	}
@@ -132,10 +157,9 @@ func (st *step) fill() bool {
 }
 
 // fillOne tells whether an ordered set must wait for this pod.
-func (st *step) fillOne(i int, p *corev1.Pod) (wait bool) {
+func (st *step) fillOne(ordinal int, p *corev1.Pod) (wait bool) {
 	switch {
 	case p == nil:
-		ordinal := firstOrdinal(st.Set) + i
 		pod := newPod(st.Set, st.revisionFor(ordinal), ordinal)
 		if !st.hasStaleClaim(pod) {
 			st.Create = append(st.Create, pod)
@@ -247,9 +271,9 @@ func (st *step) shrink() bool {
 // firstUnavailable is the lowest pod that is not available; it alone may be
 // removed while it is so.
 func (st *step) firstUnavailable() *corev1.Pod {
-	for _, p := range st.replicas {
-		if st.unavailable(p) {
-			return p
+	for _, r := range st.replicas {
+		if st.unavailable(r.pod) {
+			return r.pod
 		}
 	}
 	for _, p := range slices.Backward(st.condemned) {
@@ -261,43 +285,55 @@ func (st *step) firstUnavailable() *corev1.Pod {
 }
 
 // update deletes pods of an old revision, highest first, for their successors
-// to be made from the new one.
+// to be made from the new one, as far as so many may be unavailable.
 func (st *step) update() {
 	strategy := st.Set.Spec.UpdateStrategy
 	if strategy.Type == appsv1.OnDeleteStatefulSetStrategyType {
 		return
 	}
-	lowest := partition(strategy.RollingUpdate)
-	if r := strategy.RollingUpdate; r != nil && r.MaxUnavailable != nil {
-		st.updateMany(lowest, r.MaxUnavailable)
-		return
-	}
-	for i := len(st.replicas) - 1; i >= lowest; i-- {
-		p := st.replicas[i]
-		if p != nil && revisionOf(p) != st.Update.Name && p.DeletionTimestamp == nil {
-			st.replace(p)
-			return
+	room := maxUnavailable(strategy.RollingUpdate, int(*st.Set.Spec.Replicas)) - st.missing
+	for _, r := range st.replicas {
+		if st.unavailable(r.pod) {
+			room--
 		}
-		if st.unavailable(p) {
-			return
+	}
+	if !st.ordered {
+		st.replaceBroken()
+	}
+	for _, r := range slices.Backward(st.replicas) {
+		if room > 0 && st.outdated(r) && !slices.Contains(st.Delete, r.pod) {
+			st.replace(r.pod)
+			room--
 		}
 	}
 }
 
-func (st *step) updateMany(lowest int, maxUnavailable *intstr.IntOrString) {
-	room, _ := intstr.GetScaledValueFromIntOrPercent(maxUnavailable, len(st.replicas), false)
-	room = max(room, 1)
-	for _, p := range st.replicas {
-		if st.unavailable(p) {
-			room--
+// replaceBroken replaces pods of an old revision that are not available: in a
+// set that knows no order nothing is lost by that, and without it a set whose
+// pods are all broken would never get the template that mends them.
+func (st *step) replaceBroken() {
+	for _, r := range slices.Backward(st.replicas) {
+		if st.outdated(r) && (!runningReady(r.pod) || !st.available(r.pod)) {
+			st.replace(r.pod)
 		}
 	}
-	for i := len(st.replicas) - 1; i >= lowest && room > 0; i-- {
-		if p := st.replicas[i]; p != nil && revisionOf(p) != st.Update.Name && p.DeletionTimestamp == nil {
-			st.replace(p)
-			room--
-		}
+}
+
+// outdated tells whether a pod, from the partition on, should be of the newest
+// revision and is not.
+func (st *step) outdated(r place) bool {
+	return r.pod != nil && r.pod.DeletionTimestamp == nil && revisionOf(r.pod) != st.Update.Name &&
+		r.ordinal >= firstOrdinal(st.Set)+partition(st.Set.Spec.UpdateStrategy.RollingUpdate)
+}
+
+// maxUnavailable is how many pods an update may take away; 1 unless the set
+// says more.
+func maxUnavailable(r *appsv1.RollingUpdateStatefulSetStrategy, replicas int) int {
+	if r == nil || r.MaxUnavailable == nil {
+		return 1
 	}
+	n, _ := intstr.GetScaledValueFromIntOrPercent(r.MaxUnavailable, replicas, false)
+	return max(n, 1)
 }
 
 func (st *step) replace(p *corev1.Pod) {

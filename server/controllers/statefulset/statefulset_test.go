@@ -2,6 +2,7 @@ package statefulset
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -188,6 +189,19 @@ func TestReconcile(t *testing.T) {
 		{"updates in parallel sets too", 2, parallel, []*corev1.Pod{running(0, "old"), unready(1, "new")}, "[]", "[]"},
 		{"updates two", 3, func(s *appsv1.StatefulSet) { s.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable = &two },
 			[]*corev1.Pod{running(0, "old"), running(1, "old"), running(2, "old")}, "[]", "[web-2 web-1]"},
+		{"replaces all broken ones in parallel", 2, parallel, []*corev1.Pod{unready(0, "old"), unready(1, "old")}, "[]", "[web-1 web-0]"},
+		{"broken ones first, no others while too many are", 3, parallel, []*corev1.Pod{unready(0, "old"), running(1, "old"), running(2, "old")}, "[]", "[web-0]"},
+		{"broken ones and as many as are allowed", 3, func(s *appsv1.StatefulSet) {
+			parallel(s)
+			s.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable = &two
+		}, []*corev1.Pod{unready(0, "old"), running(1, "old"), running(2, "old")}, "[]", "[web-0 web-2]"},
+		{"broken ones below the partition stay", 2, func(s *appsv1.StatefulSet) {
+			parallel(s)
+			*s.Spec.UpdateStrategy.RollingUpdate.Partition = 1
+		}, []*corev1.Pod{unready(0, "old"), unready(1, "old")}, "[]", "[web-1]"},
+		{"an ordered set waits for its broken ones", 2, nil, []*corev1.Pod{unready(0, "old"), unready(1, "old")}, "[]", "[]"},
+		{"updates without settings", 2, func(s *appsv1.StatefulSet) { s.Spec.UpdateStrategy.RollingUpdate = nil },
+			[]*corev1.Pod{running(0, "old"), running(1, "old")}, "[]", "[web-1]"},
 		{"on delete", 2, func(s *appsv1.StatefulSet) {
 			s.Spec.UpdateStrategy = appsv1.StatefulSetUpdateStrategy{Type: appsv1.OnDeleteStatefulSetStrategyType}
 		}, []*corev1.Pod{running(0, "old"), running(1, "old")}, "[]", "[]"},
@@ -212,5 +226,59 @@ func TestReconcile(t *testing.T) {
 				t.Errorf("create %s, delete %s; want %s, %s", create, remove, c.create, c.remove)
 			}
 		})
+	}
+}
+
+// TestOnDeleteCompletes: whatever the strategy, an update is complete, and the
+// revision the current one, when all pods have it.
+func TestOnDeleteCompletes(t *testing.T) {
+	set := statefulSet(2)
+	set.Spec.UpdateStrategy = appsv1.StatefulSetUpdateStrategy{Type: appsv1.OnDeleteStatefulSetStrategyType}
+	plan := func(revisions ...string) appsv1.StatefulSetStatus {
+		var pods []*corev1.Pod
+		for i, r := range revisions {
+			pods = append(pods, replica(fmt.Sprintf("web-%d", i), r, harness.Running()))
+		}
+		return Reconcile(time.Now().Add(time.Second), Snapshot{Set: set, Pods: pods, Current: Revision{"old", nil}, Update: Revision{"new", nil}}).Status
+	}
+	if s := plan("new", "old"); s.CurrentRevision != "old" || s.CurrentReplicas != 1 || s.UpdatedReplicas != 1 {
+		t.Errorf("half-way: %+v", s)
+	}
+	if s := plan("new", "new"); s.CurrentRevision != "new" || s.CurrentReplicas != 2 || s.UpdatedReplicas != 2 {
+		t.Errorf("complete: %+v", s)
+	}
+}
+
+// TestAnyNumberOfReplicas: a step costs what it does, not what the set asks for.
+func TestAnyNumberOfReplicas(t *testing.T) {
+	set := statefulSet(math.MaxInt32)
+	set.Spec.PodManagementPolicy = appsv1.ParallelPodManagement
+	set.Spec.Ordinals = &appsv1.StatefulSetOrdinals{Start: math.MaxInt32 - 1}
+	template := harness.Template("web")
+	high := replica(fmt.Sprint("web-", math.MaxInt32), "new", harness.Running())
+	plan := Reconcile(time.Now().Add(time.Second), Snapshot{Set: set, Pods: []*corev1.Pod{high}, Current: Revision{"old", &template}, Update: Revision{"new", &template}})
+	if n := len(plan.Create); n != maxNew || plan.Create[0].Name != fmt.Sprint("web-", math.MaxInt32-1) {
+		t.Errorf("%d pods to make", n)
+	}
+	if len(plan.Delete) > 0 {
+		t.Errorf("deletes %d", len(plan.Delete))
+	}
+}
+
+// TestNegativeHistory keeps every revision, as upstream, and does not panic.
+func TestNegativeHistory(t *testing.T) {
+	h := start(t)
+	h.Kubelet(nil)
+	set := statefulSet(1)
+	limit := int32(-1)
+	set.Spec.RevisionHistoryLimit = &limit
+	harness.Create(h, set)
+	harness.Wait(h, "web", "its pod", settled(1))
+	for _, image := range []string{"b", "c", "d"} {
+		harness.Change(h, "web", func(s *appsv1.StatefulSet) { s.Spec.Template.Spec.Containers[0].Image = image })
+		harness.Wait(h, "web", "the update", settled(1))
+	}
+	if n := len(harness.List[*appsv1.ControllerRevision](h)); n != 4 {
+		t.Errorf("%d revisions kept", n)
 	}
 }

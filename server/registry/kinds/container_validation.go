@@ -231,9 +231,7 @@ func (f *faults) longRunning(at *field.Path, c *corev1.Container, scope *podScop
 		path := at.Child("lifecycle")
 		f.hook(path.Child("postStart"), l.PostStart, grace)
 		f.hook(path.Child("preStop"), l.PreStop, grace)
-		if l.StopSignal != nil && scope.spec.OS == nil {
-			f.forbidden(path.Child("stopSignal"), "may not be set for containers with empty `spec.os.name`")
-		}
+		f.stopSignal(path.Child("stopSignal"), l.StopSignal, scope.spec.OS)
 	}
 	if p := c.LivenessProbe; p != nil {
 		f.probe(at.Child("livenessProbe"), p, grace)
@@ -249,6 +247,32 @@ func (f *faults) longRunning(at *field.Path, c *corev1.Container, scope *podScop
 		f.probe(at.Child("startupProbe"), p, grace)
 		f.oneSuccess(at.Child("startupProbe"), p)
 	}
+}
+
+// stopSignal: a pod that names no operating system runs where its node does, and
+// nodes are Linux.
+func (f *faults) stopSignal(at *field.Path, signal *corev1.Signal, os *corev1.PodOS) {
+	switch {
+	case signal == nil:
+	case os != nil && os.Name == corev1.Windows:
+		supports(f, at, *signal, corev1.SIGKILL, corev1.SIGTERM)
+	default:
+		supports(f, at, *signal, linuxSignals...)
+	}
+}
+
+var linuxSignals = []corev1.Signal{
+	corev1.SIGABRT, corev1.SIGALRM, corev1.SIGBUS, corev1.SIGCHLD, corev1.SIGCLD, corev1.SIGCONT, corev1.SIGFPE, corev1.SIGHUP,
+	corev1.SIGILL, corev1.SIGINT, corev1.SIGIO, corev1.SIGIOT, corev1.SIGKILL, corev1.SIGPIPE, corev1.SIGPOLL, corev1.SIGPROF,
+	corev1.SIGPWR, corev1.SIGQUIT, corev1.SIGSEGV, corev1.SIGSTKFLT, corev1.SIGSTOP, corev1.SIGSYS, corev1.SIGTERM, corev1.SIGTRAP,
+	corev1.SIGTSTP, corev1.SIGTTIN, corev1.SIGTTOU, corev1.SIGURG, corev1.SIGUSR1, corev1.SIGUSR2, corev1.SIGVTALRM, corev1.SIGWINCH,
+	corev1.SIGXCPU, corev1.SIGXFSZ, corev1.SIGRTMIN, corev1.SIGRTMINPLUS1, corev1.SIGRTMINPLUS2, corev1.SIGRTMINPLUS3,
+	corev1.SIGRTMINPLUS4, corev1.SIGRTMINPLUS5, corev1.SIGRTMINPLUS6, corev1.SIGRTMINPLUS7, corev1.SIGRTMINPLUS8,
+	corev1.SIGRTMINPLUS9, corev1.SIGRTMINPLUS10, corev1.SIGRTMINPLUS11, corev1.SIGRTMINPLUS12, corev1.SIGRTMINPLUS13,
+	corev1.SIGRTMINPLUS14, corev1.SIGRTMINPLUS15, corev1.SIGRTMAXMINUS14, corev1.SIGRTMAXMINUS13, corev1.SIGRTMAXMINUS12,
+	corev1.SIGRTMAXMINUS11, corev1.SIGRTMAXMINUS10, corev1.SIGRTMAXMINUS9, corev1.SIGRTMAXMINUS8, corev1.SIGRTMAXMINUS7,
+	corev1.SIGRTMAXMINUS6, corev1.SIGRTMAXMINUS5, corev1.SIGRTMAXMINUS4, corev1.SIGRTMAXMINUS3, corev1.SIGRTMAXMINUS2,
+	corev1.SIGRTMAXMINUS1, corev1.SIGRTMAX,
 }
 
 func (f *faults) oneSuccess(at *field.Path, p *corev1.Probe) {

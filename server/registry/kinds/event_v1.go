@@ -18,6 +18,7 @@ func eventsV1() *registry.Resource {
 			Resource: "events/v1",
 			To:       func(obj registry.Object) (registry.Object, error) { return eventToCore(obj.(*eventsv1.Event)), nil },
 			From:     func(obj registry.Object) (registry.Object, error) { return eventFromCore(obj.(*corev1.Event)), nil },
+			Validate: validateEventV1,
 		},
 		CreateOnUpdate: true, UnconditionalUpdate: true,
 		Fields:  eventV1Fields,

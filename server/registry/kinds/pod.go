@@ -90,6 +90,7 @@ func podFields(p *corev1.Pod) fields.Set {
 		"spec.hostNetwork":         strconv.FormatBool(p.Spec.HostNetwork),
 		"status.phase":             string(p.Status.Phase),
 		"status.podIP":             podIP,
+		"status.podIPs":            "", // a known name, which upstream never fills in
 		"status.nominatedNodeName": p.Status.NominatedNodeName,
 	}
 }

@@ -11,7 +11,12 @@ import (
 // defaultPod follows upstream's defaults of a whole pod; those of a template
 // stop at defaultPodSpec.
 func defaultPod(p *corev1.Pod) {
+	if s := p.Spec.TerminationGracePeriodSeconds; s != nil && *s < 0 {
+		p.Spec.TerminationGracePeriodSeconds = new(int64)
+		*p.Spec.TerminationGracePeriodSeconds = 1
+	}
 	defaultPodSpec(&p.Spec)
+	defaultPodStatus(&p.Status)
 	for i := range p.Spec.Containers {
 		requestLimits(&p.Spec.Containers[i].Resources)
 	}
@@ -23,6 +28,17 @@ func defaultPod(p *corev1.Pod) {
 	if p.Spec.HostNetwork {
 		hostPorts(p.Spec.Containers)
 		hostPorts(p.Spec.InitContainers)
+	}
+}
+
+// defaultPodStatus keeps a pod's address and its addresses in step. Where they
+// differ the address counts: who knows no list writes it alone.
+func defaultPodStatus(s *corev1.PodStatus) {
+	switch {
+	case s.PodIP == "" && len(s.PodIPs) > 0:
+		s.PodIP = s.PodIPs[0].IP
+	case s.PodIP != "" && (len(s.PodIPs) == 0 || s.PodIPs[0].IP != s.PodIP):
+		s.PodIPs = []corev1.PodIP{{IP: s.PodIP}}
 	}
 }
 

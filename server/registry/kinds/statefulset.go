@@ -8,6 +8,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"orch/server/registry"
 )
@@ -19,7 +20,7 @@ func statefulSets() *registry.Resource {
 		Status:              within(func(s *appsv1.StatefulSet) *appsv1.StatefulSetStatus { return &s.Status }),
 		StatusValidate:      validateStatefulSetStatus,
 		Default:             defaultStatefulSet,
-		Warnings:            func(s *appsv1.StatefulSet) []string { return templateWarnings(&s.Spec.Template, "spec", "template") },
+		Warnings:            statefulSetWarnings,
 		Validate:            validateStatefulSet,
 		ValidateUpdate:      validateStatefulSetUpdate,
 		UnconditionalUpdate: true,
@@ -50,6 +51,7 @@ func defaultStatefulSet(s *appsv1.StatefulSet) {
 	}
 	if strategy.Type == appsv1.RollingUpdateStatefulSetStrategyType && strategy.RollingUpdate != nil {
 		setDefault(&strategy.RollingUpdate.Partition, 0)
+		setDefault(&strategy.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))
 	}
 	if spec.PersistentVolumeClaimRetentionPolicy == nil {
 		spec.PersistentVolumeClaimRetentionPolicy = &appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{}
@@ -65,6 +67,14 @@ func defaultStatefulSet(s *appsv1.StatefulSet) {
 		setZero(&c.Status.Phase, "Pending")
 		defaultClaimSpec(&c.Spec)
 	}
+}
+
+func statefulSetWarnings(s *appsv1.StatefulSet) []string {
+	out := templateWarnings(&s.Spec.Template, "spec", "template")
+	if n := s.Spec.RevisionHistoryLimit; n != nil && *n < 0 {
+		out = append(out, "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended")
+	}
+	return out
 }
 
 func controllerRevisions() *registry.Resource {

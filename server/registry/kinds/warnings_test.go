@@ -76,6 +76,9 @@ func TestWarnings(t *testing.T) {
 		{"template", templateWarnings(&corev1.PodTemplateSpec{Spec: corev1.PodSpec{ImagePullSecrets: odd.ImagePullSecrets[:1]}}, "spec", "template"), []string{
 			`spec.template.spec.imagePullSecrets[0].name: invalid empty name ""`,
 		}},
+		{"history", statefulSetWarnings(&appsv1.StatefulSet{Spec: appsv1.StatefulSetSpec{RevisionHistoryLimit: ptr(int32(-1))}}), []string{
+			"spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended",
+		}},
 		{"secret", secretWarnings(&corev1.Secret{Type: corev1.SecretTypeTLS}), []string{"tls: failed to find any PEM data in certificate input"}},
 		{"volume", volumeWarnings(&corev1.PersistentVolume{Spec: corev1.PersistentVolumeSpec{PersistentVolumeSource: corev1.PersistentVolumeSource{CephFS: &corev1.CephFSPersistentVolumeSource{}}}}), []string{
 			"spec.cephfs: deprecated in v1.28, non-functional in v1.31+",
