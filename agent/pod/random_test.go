@@ -54,8 +54,8 @@ func disturb[In, Out any](ctx context.Context, d *dice, in In, to call[In, Out])
 	if roll < 50 {
 		select {
 		case <-time.After(d.upTo(4 * time.Second)):
-		case <-ctx.Done(): // half-way, as containerd is
-			_, _ = to(context.WithoutCancel(ctx), in)
+		case <-ctx.Done(): // half-way: something comes of it later
+			time.AfterFunc(d.upTo(10*time.Second), func() { _, _ = to(context.WithoutCancel(ctx), in) })
 			return none, status.FromContextError(ctx.Err()).Err()
 		}
 	}
