@@ -131,11 +131,14 @@ func (f *fakeRuntime) PodSandboxStatus(_ context.Context, in *runtimeapi.PodSand
 	return &runtimeapi.PodSandboxStatusResponse{Status: clone(b.status)}, nil
 }
 
-func (f *fakeRuntime) ListPodSandbox(context.Context, *runtimeapi.ListPodSandboxRequest, ...grpc.CallOption) (*runtimeapi.ListPodSandboxResponse, error) {
+func (f *fakeRuntime) ListPodSandbox(_ context.Context, in *runtimeapi.ListPodSandboxRequest, _ ...grpc.CallOption) (*runtimeapi.ListPodSandboxResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	out := &runtimeapi.ListPodSandboxResponse{}
 	for id, b := range f.boxes {
+		if !labeled(b.status.GetLabels(), in.GetFilter().GetLabelSelector()) {
+			continue
+		}
 		out.Items = append(out.Items, &runtimeapi.PodSandbox{Id: id, Labels: b.status.GetLabels()})
 	}
 	return out, nil
@@ -164,6 +167,9 @@ func (f *fakeRuntime) StartContainer(_ context.Context, in *runtimeapi.StartCont
 	defer f.mu.Unlock()
 	id := in.GetContainerId()
 	c := f.containers[id]
+	if c == nil || f.boxes[c.box] == nil || f.boxes[c.box].status.GetState() != runtimeapi.PodSandboxState_SANDBOX_READY {
+		return nil, errNoSuch
+	}
 	f.say("start %s/%d", c.config.GetMetadata().GetName(), c.config.GetMetadata().GetAttempt())
 	if err := f.enter("StartContainer"); err != nil {
 		c.status.StartedAt = time.Now().UnixNano()
@@ -179,6 +185,15 @@ func (f *fakeRuntime) StartContainer(_ context.Context, in *runtimeapi.StartCont
 		f.exit(id, code)
 	})
 	return &runtimeapi.StartContainerResponse{}, nil
+}
+
+func labeled(have, want map[string]string) bool {
+	for k, v := range want {
+		if have[k] != v {
+			return false
+		}
+	}
+	return true
 }
 
 // script tells how a command ends.
@@ -235,11 +250,14 @@ func (f *fakeRuntime) RemoveContainer(_ context.Context, in *runtimeapi.RemoveCo
 	return &runtimeapi.RemoveContainerResponse{}, nil
 }
 
-func (f *fakeRuntime) ListContainers(context.Context, *runtimeapi.ListContainersRequest, ...grpc.CallOption) (*runtimeapi.ListContainersResponse, error) {
+func (f *fakeRuntime) ListContainers(_ context.Context, in *runtimeapi.ListContainersRequest, _ ...grpc.CallOption) (*runtimeapi.ListContainersResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	out := &runtimeapi.ListContainersResponse{}
 	for id, c := range f.containers {
+		if !labeled(c.status.GetLabels(), in.GetFilter().GetLabelSelector()) {
+			continue
+		}
 		out.Containers = append(out.Containers, &runtimeapi.Container{Id: id, PodSandboxId: c.box, Labels: c.status.GetLabels()})
 	}
 	return out, nil
@@ -267,6 +285,10 @@ func (f *fakeRuntime) UpdateContainerResources(_ context.Context, in *runtimeapi
 func (f *fakeRuntime) ExecSync(_ context.Context, in *runtimeapi.ExecSyncRequest, _ ...grpc.CallOption) (*runtimeapi.ExecSyncResponse, error) {
 	f.mu.Lock()
 	c, exec := f.containers[in.GetContainerId()], f.exec
+	if c == nil {
+		f.mu.Unlock()
+		return nil, errNoSuch
+	}
 	name := c.config.GetMetadata().GetName()
 	f.say("exec %s %s", name, strings.Join(in.GetCmd(), " "))
 	f.mu.Unlock()

@@ -212,7 +212,7 @@ func (w *worker) preStop(ctx context.Context, s *stopping) {
 func (m *Manager) containerReport(ctx context.Context, id string) report {
 	got, err := m.cfg.Runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: id})
 	if err != nil {
-		return report{} // the event will tell
+		return report{unsure: true}
 	}
 	return report{containers: []containerReport{{status: got.GetStatus()}}}
 }

@@ -23,6 +23,7 @@ type Manager struct {
 	cfg       Config
 	log       *slog.Logger
 	images    *images
+	calls     *calls // cfg.Runtime
 	cgroups   *cgroups
 	starts    *semaphore.Weighted // sandboxes and containers being started
 	pageSizes []pageSize
@@ -45,6 +46,8 @@ func New(cfg Config) (*Manager, error) {
 		workers: make(map[types.UID]*worker),
 		starts:  semaphore.NewWeighted(cfg.Starts),
 	}
+	m.calls = newCalls(cfg.Runtime, &m.running)
+	m.cfg.Runtime = m.calls
 	m.images = newImages(m)
 	m.cgroups = newCgroups(cfg.CgroupFS, cfg.CgroupParent)
 	return m, nil
@@ -265,4 +268,5 @@ func (w *worker) take(r report) {
 		}
 	}
 	w.seen.merge(r)
+	w.unsure = w.unsure && !r.whole || r.unsure
 }

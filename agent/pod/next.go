@@ -15,6 +15,7 @@ type action string
 const (
 	rest          action = "rest"           // nothing to do before the step's wake time
 	finish        action = "finish"         // the pod has run to its end
+	look          action = "look"           // read what the runtime holds of the pod
 	createSandbox action = "create-sandbox" //
 	start         action = "start"          // pull, create, start a container
 	kill          action = "kill"           // stop containers gracefully
@@ -80,7 +81,8 @@ type view struct {
 	resize   bool             // resources of running containers differ from the spec
 	remake   map[string]bool  // container IDs whose resize needs a restart
 	released bool             // volumes and cgroups were given back
-	settled  bool             // the API has the final status
+	settled  bool             // the API has the final status, or never will
+	unsure   bool             // a call failed: what it made is not known
 }
 
 type probeKind string
@@ -93,6 +95,9 @@ const (
 
 // next decides on the one step to take now.
 func next(v *view) step {
+	if v.unsure {
+		return v.held(step{action: look})
+	}
 	if v.gone || v.halt != nil || v.pod.DeletionTimestamp != nil {
 		return v.down()
 	}
@@ -333,7 +338,7 @@ func (v *view) plan() plan {
 // wanted says whether a container that is not running is to be started.
 func (v *view) wanted(u unit, c *container) bool {
 	if c.exited() {
-		return u.restarts(v.pod, c.ExitCode)
+		return u.runsAgain(v.pod, c.ExitCode)
 	}
 	return true
 }

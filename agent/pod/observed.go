@@ -114,7 +114,9 @@ type report struct {
 	uid             types.UID
 	sandboxes       []*runtimeapi.PodSandboxStatus
 	containers      []containerReport
-	whole           bool // everything there is: what is not in it is gone
+	whole           bool      // everything there is: what is not in it is gone
+	since           time.Time // whole: when the reading began
+	unsure          bool      // there may be more that a call has made
 }
 
 type containerReport struct {
@@ -142,8 +144,9 @@ func (o *observed) prune(r report) {
 	for _, c := range r.containers {
 		here[c.status.GetId()] = true
 	}
-	o.sandboxes = slices.DeleteFunc(o.sandboxes, func(s *sandbox) bool { return !here[s.ID] })
-	o.containers = slices.DeleteFunc(o.containers, func(c *container) bool { return !here[c.ID] })
+	// What was made while the others were read is not missing.
+	o.sandboxes = slices.DeleteFunc(o.sandboxes, func(s *sandbox) bool { return !here[s.ID] && !s.Created.After(r.since) })
+	o.containers = slices.DeleteFunc(o.containers, func(c *container) bool { return !here[c.ID] && !c.Created.After(r.since) })
 }
 
 func (o *observed) addSandbox(s *sandbox) {

@@ -19,13 +19,13 @@ func (a account) phase(s *corev1.PodStatus) {
 		return
 	}
 	stopped := v.halt != nil || v.pod.DeletionTimestamp != nil
-	if stopped && !stillRunning(v.seen) {
+	if stopped && !a.mayRun() {
 		a.closing(s)
 		closeStatuses(v.pod, s)
 		return
 	}
 	s.Phase = count(v.pod, s).phase(v.pod)
-	if terminal(s.Phase) && stillRunning(v.seen) {
+	if terminal(s.Phase) && a.mayRun() {
 		s.Phase = corev1.PodRunning
 	}
 	if terminal(s.Phase) && v.halt == nil && v.pod.DeletionTimestamp == nil {

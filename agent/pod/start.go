@@ -22,6 +22,12 @@ type startError struct {
 	delay           time.Duration // before the next try; 0: the usual back-off
 	event           string        // instead of the message
 	quiet           bool          // the event was already sent
+	unsure          bool          // something may have been made nevertheless
+}
+
+// overtaken is a start that news has ended before it was complete.
+func overtaken(ctx context.Context) *startError {
+	return &startError{reason: "ContainerCreating", message: fmt.Sprint(context.Cause(ctx)), quiet: true}
 }
 
 func (e *startError) Error() string { return e.reason + ": " + e.message }
@@ -122,7 +128,11 @@ func (m *Manager) start(ctx context.Context, o launchOrder) (report, *startError
 	}
 	id, fault := m.create(ctx, o, image)
 	if fault != nil {
-		return report{}, fault
+		return report{unsure: fault.unsure}, fault
+	}
+	if ctx.Err() != nil {
+		m.starts.Release(1)
+		return m.containerReport(ctx, id), overtaken(ctx)
 	}
 	ref := objectReference(o.pod, &o.unit)
 	m.cfg.Events.Event(ref, corev1.EventTypeNormal, "Created", "Container created")
@@ -134,7 +144,7 @@ func (m *Manager) start(ctx context.Context, o launchOrder) (report, *startError
 	}
 	m.starts.Release(1)
 	m.cfg.Events.Event(ref, corev1.EventTypeNormal, "Started", "Container started")
-	if hook := o.unit.Lifecycle; hook != nil && hook.PostStart != nil {
+	if hook := o.unit.Lifecycle; hook != nil && hook.PostStart != nil && ctx.Err() == nil {
 		if err := m.runHook(ctx, o.pod, o.unit, id, first(o.ips), hook.PostStart); err != nil {
 			return m.afterFailedHook(ctx, o, id, err)
 		}
@@ -154,14 +164,14 @@ func (m *Manager) create(ctx context.Context, o launchOrder, image imageRef) (st
 		return "", &startError{reason: "CreateContainerConfigError", message: message(err)}
 	}
 	if err := m.starts.Acquire(ctx, 1); err != nil {
-		return "", &startError{reason: "CreateContainerError", message: err.Error(), quiet: true}
+		return "", overtaken(ctx)
 	}
 	made, err := m.cfg.Runtime.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{
 		PodSandboxId: o.sandbox.ID, Config: config, SandboxConfig: box,
 	})
 	if err != nil {
 		m.starts.Release(1)
-		return "", &startError{reason: "CreateContainerError", message: message(err)}
+		return "", &startError{reason: "CreateContainerError", message: message(err), unsure: true}
 	}
 	m.linkLog(o.pod, o.unit.Name, made.GetContainerId(), config.LogPath)
 	return made.GetContainerId(), nil
@@ -170,7 +180,7 @@ func (m *Manager) create(ctx context.Context, o launchOrder, image imageRef) (st
 // afterFailedHook kills a container whose postStart hook failed.
 func (m *Manager) afterFailedHook(ctx context.Context, o launchOrder, id string, hook error) (report, *startError) {
 	if ctx.Err() != nil {
-		return report{}, &startError{reason: "PostStartHookError", message: hook.Error(), quiet: true}
+		return m.containerReport(ctx, id), overtaken(ctx)
 	}
 	ref := objectReference(o.pod, &o.unit)
 	// The message could hold secrets of the workload: it goes to the status only.

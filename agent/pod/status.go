@@ -21,8 +21,10 @@ type account struct {
 	waiting map[string]corev1.ContainerStateWaiting
 	// starting are names of containers whose start is under way.
 	starting map[string]bool
-	ready    map[string]bool // verdict of the readiness probe by container ID; none: no probe
-	resize   []corev1.PodCondition
+	// making says that something may be about to run that is not in view.
+	making bool
+	ready  map[string]bool // verdict of the readiness probe by container ID; none: no probe
+	resize []corev1.PodCondition
 	// allocated are the resources that containers were given, where they are not
 	// (yet) those of the spec.
 	allocated map[string]corev1.ResourceRequirements
@@ -63,9 +65,40 @@ func podStatus(a account) corev1.PodStatus {
 	if pod.Spec.Resources != nil {
 		s.Resources = pod.Spec.Resources.DeepCopy()
 	}
+	a.holdEnds(&s)
 	a.phase(&s)
 	s.Conditions = a.conditions(&s)
 	return s
+}
+
+// holdEnds keeps what was told from being taken back. The end of a container
+// that may not run again stays its end, and a pod that has ended keeps the ends
+// of all: the API refuses anything else.
+func (a account) holdEnds(s *corev1.PodStatus) {
+	pod := a.view.pod
+	for _, told := range []*corev1.PodStatus{a.old, &pod.Status} {
+		for _, u := range units(pod) {
+			old, now := findStatus(told, u.Name), findStatus(s, u.Name)
+			if old == nil || old.State.Terminated == nil || now == nil {
+				continue
+			}
+			back := now.State.Terminated == nil && !u.restarts(pod, old.State.Terminated.ExitCode) && !restartsTogether(pod)
+			if back || terminal(told.Phase) {
+				ready := u.class == initial && old.State.Terminated.ExitCode == 0
+				*now = *old.DeepCopy()
+				now.Ready = ready
+			}
+		}
+	}
+}
+
+// restartsTogether says that the exit of some container starts all of them over.
+func restartsTogether(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(units(pod), func(u unit) bool {
+		return slices.ContainsFunc(u.RestartPolicyRules, func(r corev1.ContainerRestartRule) bool {
+			return r.Action == corev1.ContainerRestartRuleActionRestartAllContainers
+		})
+	})
 }
 
 func (a account) addresses(s *corev1.PodStatus) {
@@ -89,7 +122,7 @@ func (a account) addresses(s *corev1.PodStatus) {
 // container computes one container's status from its latest attempts, with the
 // old status standing in for what the runtime no longer knows.
 func (a account) container(u unit) corev1.ContainerStatus {
-	old := a.oldStatus(u.Name)
+	old := findStatus(a.old, u.Name)
 	cs := corev1.ContainerStatus{Name: u.Name, Image: u.Image, VolumeMounts: volumeMounts(u)}
 	c := a.view.seen.latest(u.Name)
 	if a.starting[u.Name] && !c.exited() {
@@ -116,15 +149,14 @@ func (a account) mayStart(u unit, c *container) bool {
 	if v.halt != nil || v.gone || v.pod.DeletionTimestamp != nil {
 		return false
 	}
-	return c == nil || !c.exited() || u.restarts(v.pod, c.ExitCode)
+	return c == nil || !c.exited() || u.runsAgain(v.pod, c.ExitCode)
 }
 
-func (a account) oldStatus(name string) *corev1.ContainerStatus {
-	for _, list := range [][]corev1.ContainerStatus{a.old.InitContainerStatuses, a.old.ContainerStatuses, a.old.EphemeralContainerStatuses} {
-		for i := range list {
-			if list[i].Name == name {
-				return &list[i]
-			}
+// findStatus gives the status of the container of that name; nil: none.
+func findStatus(s *corev1.PodStatus, name string) *corev1.ContainerStatus {
+	for _, list := range [][]corev1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses} {
+		if found := statusOf(list, name); found != nil {
+			return found
 		}
 	}
 	return nil
@@ -149,7 +181,7 @@ func (a account) absent(u unit, cs *corev1.ContainerStatus, old *corev1.Containe
 	case old.State.Running != nil && v.halt == nil && v.pod.DeletionTimestamp == nil:
 		cs.LastTerminationState.Terminated = lost("The container could not be located when the pod was deleted.  The container used to be Running")
 		cs.RestartCount++
-	case old.State.Running != nil || old.ContainerID != "":
+	case (old.State.Running != nil || old.ContainerID != "") && !a.making:
 		cs.State = corev1.ContainerState{Terminated: lost("The container could not be located when the pod was terminated")}
 	}
 }
@@ -264,7 +296,7 @@ func setQuantity(list corev1.ResourceList, name corev1.ResourceName, q *resource
 	}
 }
 
-// stillRunning tells that some container may yet be running.
-func stillRunning(seen *observed) bool {
-	return len(seen.alive()) > 0
+// mayRun tells that some container may yet be running.
+func (a account) mayRun() bool {
+	return a.making || len(a.view.seen.alive()) > 0
 }

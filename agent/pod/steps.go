@@ -24,6 +24,8 @@ import (
 // by the worker.
 func (w *worker) execute(ctx context.Context, s step) func() func() {
 	switch s.action {
+	case look:
+		return w.readRuntime(ctx)
 	case createSandbox:
 		return w.createSandbox(ctx, s)
 	case start:
@@ -46,6 +48,22 @@ func (w *worker) execute(ctx context.Context, s step) func() func() {
 	panic("pod: no such step: " + string(s.action))
 }
 
+// readRuntime finds out what calls have made that failed or were not answered.
+func (w *worker) readRuntime(ctx context.Context) func() func() {
+	return func() func() {
+		r, err := w.m.readPod(ctx, w.uid)
+		return func() {
+			if err != nil {
+				w.log.Warn("read what the runtime holds of the pod", "err", err)
+				w.fail(look.key(), time.Second, time.Minute)
+				return
+			}
+			delete(w.retries, look.key())
+			w.take(r)
+		}
+	}
+}
+
 func (w *worker) createSandbox(ctx context.Context, s step) func() func() {
 	pod, first := w.pod, len(w.seen.sandboxes) == 0
 	if s.changed {
@@ -64,6 +82,7 @@ func (w *worker) createSandbox(ctx context.Context, s step) func() func() {
 				}
 				return
 			}
+			w.unsure = true
 			if errors.Is(context.Cause(ctx), errOvertaken) {
 				return
 			}
@@ -247,32 +266,43 @@ func (w *worker) confirmDeleted(ctx context.Context) func() func() {
 func (w *worker) eraseTraces(ctx context.Context) func() func() {
 	containers, sandboxes := w.seen.ids()
 	return func() func() {
-		err := w.m.erase(ctx, w.uid, containers, sandboxes)
+		left, err := w.m.erase(ctx, w.uid, containers, sandboxes)
 		return func() {
 			if err != nil {
 				w.log.Warn("remove pod", "err", err)
 				w.fail(erase.key(), time.Second, time.Minute)
 				return
 			}
-			w.erased = true
+			w.take(left)
+			w.erased = len(left.sandboxes) == 0 && len(left.containers) == 0
+			if !w.erased { // made by a call that was given up long ago
+				w.released = false
+				w.fail(erase.key(), time.Second, time.Minute)
+			}
 		}
 	}
 }
 
-func (m *Manager) erase(ctx context.Context, uid types.UID, containers, sandboxes []string) error {
+// erase removes all that a pod has in the runtime and on the disk. It reports
+// what the runtime still holds of it then.
+func (m *Manager) erase(ctx context.Context, uid types.UID, containers, sandboxes []string) (report, error) {
 	for _, id := range containers {
 		if err := m.removeContainer(ctx, id); err != nil {
-			return fmt.Errorf("remove container: %w", err)
+			return report{}, fmt.Errorf("remove container: %w", err)
 		}
 	}
 	for _, id := range sandboxes {
 		_, err := m.cfg.Runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id})
 		if notFoundIsFine(err) != nil {
-			return fmt.Errorf("remove sandbox: %w", err)
+			return report{}, fmt.Errorf("remove sandbox: %w", err)
 		}
 	}
+	left, err := m.readPod(ctx, uid)
+	if err != nil || len(left.sandboxes) > 0 || len(left.containers) > 0 {
+		return left, err
+	}
 	m.users.free(uid)
-	return m.removeDirs(uid)
+	return left, m.removeDirs(uid)
 }
 
 // message is what an error of the runtime says, without gRPC's frame.

@@ -88,13 +88,43 @@ func eventReport(e *runtimeapi.ContainerEventResponse) (report, bool) {
 
 // readRuntime reports everything that the runtime holds, pod by pod.
 func (m *Manager) readRuntime(ctx context.Context) error {
-	boxes, err := m.cfg.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	since := m.now()
+	reports, err := m.inventory(ctx, nil)
 	if err != nil {
-		return fmt.Errorf("list sandboxes: %w", err)
+		return err
 	}
-	containers, err := m.cfg.Runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
+	m.forgetUnknown(reports, since)
+	for _, r := range reports {
+		m.deliver(*r)
+	}
+	return nil
+}
+
+// readPod reports everything that the runtime holds of one pod.
+func (m *Manager) readPod(ctx context.Context, uid types.UID) (report, error) {
+	since := m.now()
+	reports, err := m.inventory(ctx, map[string]string{labelUID: string(uid)})
 	if err != nil {
-		return fmt.Errorf("list containers: %w", err)
+		return report{}, err
+	}
+	if r := reports[uid]; r != nil {
+		return *r, nil
+	}
+	return report{uid: uid, whole: true, since: since}, nil
+}
+
+// inventory reads what the runtime holds of the pods with these labels.
+func (m *Manager) inventory(ctx context.Context, labels map[string]string) (map[types.UID]*report, error) {
+	ctx, cancel := context.WithTimeout(ctx, callBound)
+	defer cancel()
+	since := m.now()
+	boxes, err := m.cfg.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{LabelSelector: labels}})
+	if err != nil {
+		return nil, fmt.Errorf("list sandboxes: %w", err)
+	}
+	containers, err := m.cfg.Runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{LabelSelector: labels}})
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
 	}
 	reports := make(map[types.UID]*report)
 	of := func(labels map[string]string) *report {
@@ -103,7 +133,7 @@ func (m *Manager) readRuntime(ctx context.Context) error {
 			return nil // not a pod's
 		}
 		if reports[uid] == nil {
-			reports[uid] = &report{uid: uid, namespace: labels[labelNamespace], name: labels[labelPod], whole: true}
+			reports[uid] = &report{uid: uid, namespace: labels[labelNamespace], name: labels[labelPod], whole: true, since: since}
 		}
 		return reports[uid]
 	}
@@ -114,7 +144,7 @@ func (m *Manager) readRuntime(ctx context.Context) error {
 		}
 		got, err := m.cfg.Runtime.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: b.GetId()})
 		if notFoundIsFine(err) != nil {
-			return fmt.Errorf("read sandbox %s: %w", b.GetId(), err)
+			return nil, fmt.Errorf("read sandbox %s: %w", b.GetId(), err)
 		}
 		if err == nil {
 			r.sandboxes = append(r.sandboxes, got.GetStatus())
@@ -127,26 +157,22 @@ func (m *Manager) readRuntime(ctx context.Context) error {
 		}
 		got, err := m.cfg.Runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: c.GetId()})
 		if notFoundIsFine(err) != nil {
-			return fmt.Errorf("read container %s: %w", c.GetId(), err)
+			return nil, fmt.Errorf("read container %s: %w", c.GetId(), err)
 		}
 		if err == nil {
 			r.containers = append(r.containers, containerReport{sandbox: c.GetPodSandboxId(), status: got.GetStatus()})
 		}
 	}
-	m.forgetUnknown(reports)
-	for _, r := range reports {
-		m.deliver(*r)
-	}
-	return nil
+	return reports, nil
 }
 
 // forgetUnknown tells workers that the runtime has nothing of their pods.
-func (m *Manager) forgetUnknown(reports map[types.UID]*report) {
+func (m *Manager) forgetUnknown(reports map[types.UID]*report, since time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for uid, w := range m.workers {
 		if reports[uid] == nil {
-			w.mail.post(func() { w.take(report{whole: true}) })
+			w.mail.post(func() { w.take(report{whole: true, since: since}) })
 		}
 	}
 }

@@ -80,6 +80,12 @@ func (u unit) restarts(pod *corev1.Pod, code int32) bool {
 	return policyRestarts(pod.Spec.RestartPolicy, code)
 }
 
+// runsAgain says whether a container that exited with code is to run again in
+// its sandbox: an init container that succeeded is done, whatever its policy.
+func (u unit) runsAgain(pod *corev1.Pod, code int32) bool {
+	return (u.class != initial || code != 0) && u.restarts(pod, code)
+}
+
 func policyRestarts(policy corev1.RestartPolicy, code int32) bool {
 	switch policy {
 	case corev1.RestartPolicyNever:

@@ -26,6 +26,7 @@ type worker struct {
 
 	pod     *corev1.Pod // as the API last showed it; nil for an orphan
 	gone    bool
+	unsure  bool // the runtime may hold something that seen does not
 	adopted bool // found running when the agent started
 	seen    observed
 	halt    *halt
@@ -119,7 +120,7 @@ const brokenFor = 30 * time.Second
 func (w *worker) broke(p any, stack []byte) {
 	w.log.Error("pod worker panicked", "panic", p, "stack", string(stack))
 	w.broken = w.m.now().Add(brokenFor)
-	w.flight, w.written.busy, w.volumes.cancel = nil, false, nil
+	w.flight, w.written.busy, w.volumes.cancel, w.unsure = nil, false, nil, true
 	clear(w.starting)
 }
 
@@ -221,7 +222,7 @@ func (w *worker) consider(now time.Time) time.Time {
 func (w *worker) view(now time.Time) *view {
 	v := &view{
 		now: now, pod: w.pod, seen: &w.seen, halt: w.halt, gone: w.gone,
-		volumes: w.volumes.ready, retries: w.retries, released: w.released,
+		volumes: w.volumes.ready, retries: w.retries, released: w.released, unsure: w.unsure,
 		failing: make(map[string]probeKind), started: make(map[string]bool),
 	}
 	for id, p := range w.probes {

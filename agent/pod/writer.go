@@ -21,14 +21,21 @@ type writer struct {
 	status corev1.PodStatus // as last computed
 	base   *corev1.Pod      // as the API has it
 	busy   bool
-	retry  retry     // after a failure
-	held   time.Time // news of a start under way waits until then
+	retry  retry // after a failure
+	// refused is a status that the API does not take. It is tried again ever
+	// more rarely, and after the second time the pod's end does not wait for it.
+	refused  *corev1.PodStatus
+	refusals int
+	held     time.Time // news of a start under way waits until then
 }
 
 // seen takes note of what the API has. Objects may come late from the watch
 // while our own write has been answered already.
 func (b *writer) seen(pod *corev1.Pod) {
 	if b.base == nil || !older(pod, b.base) {
+		if b.refusals > 0 && pod.ResourceVersion != b.base.ResourceVersion {
+			b.retry = retry{} // it may be taken now
+		}
 		b.base = pod
 	}
 }
@@ -40,9 +47,10 @@ func older(a, b *corev1.Pod) bool {
 	return len(x) < len(y) || len(x) == len(y) && x < y
 }
 
-// settled tells that the API has the status that was computed last.
+// settled tells that the API has the status that was computed last, or does
+// not take it.
 func (b *writer) settled(pod *corev1.Pod) bool {
-	return pod != nil && b.base != nil && !b.busy && same(&b.base.Status, &b.status)
+	return pod != nil && b.base != nil && !b.busy && (same(&b.base.Status, &b.status) || b.refusals > 1 && same(b.refused, &b.status))
 }
 
 func (b *writer) wake() time.Time {
@@ -62,6 +70,12 @@ func same(a, b *corev1.PodStatus) bool {
 	return errX == nil && errY == nil && bytes.Equal(x, y)
 }
 
+// making tells that a step may bring something to run, or has left in doubt
+// whether it did.
+func (w *worker) making() bool {
+	return w.unsure || w.flight != nil && (w.flight.step.action == start || w.flight.step.action == createSandbox)
+}
+
 // compute brings the pod's status up to date, here.
 func (w *worker) compute(v *view) {
 	if w.pod == nil || w.gone {
@@ -73,7 +87,7 @@ func (w *worker) compute(v *view) {
 		old = &w.pod.Status
 	}
 	w.written.status = podStatus(account{
-		view: v, old: old, hostIPs: w.m.cfg.HostIPs(), waiting: w.waiting, starting: w.starting,
+		view: v, old: old, hostIPs: w.m.cfg.HostIPs(), waiting: w.waiting, starting: w.starting, making: w.making(),
 		ready: w.readiness(), resize: w.resizeConditions(), allocated: w.allocated, scheme: "containerd",
 	})
 	w.show()
@@ -86,6 +100,9 @@ const holdBack = 250 * time.Millisecond
 // write begins to bring the status to the API, unless it is there already.
 func (w *worker) write(ctx context.Context, now time.Time) {
 	b := &w.written
+	if !now.Before(b.retry.at) {
+		b.retry.at = time.Time{} // it has come; a time gone by would wake the worker for ever
+	}
 	if w.pod == nil || w.gone || b.busy || now.Before(b.retry.at) || same(&b.base.Status, &b.status) {
 		b.held = time.Time{}
 		return
@@ -98,7 +115,7 @@ func (w *worker) write(ctx context.Context, now time.Time) {
 	base, next := b.base, b.status
 	w.do(func() func() {
 		got, err := w.m.patchStatus(ctx, base, next)
-		return func() { w.wrote(got, err) }
+		return func() { w.wrote(next, got, err) }
 	})
 }
 
@@ -110,21 +127,34 @@ func (b *writer) minor() bool {
 		apiequality.Semantic.DeepEqual(have.InitContainerStatuses, want.InitContainerStatuses)
 }
 
-func (w *worker) wrote(got *corev1.Pod, err error) {
+func (w *worker) wrote(status corev1.PodStatus, got *corev1.Pod, err error) {
 	b := &w.written
 	b.busy = false
-	switch {
-	case err == nil:
+	if err == nil {
 		b.seen(got)
-		b.retry = retry{}
-	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
-		// Gone, or another pod of that name: the watch will say so.
-		b.retry = retry{at: w.m.now().Add(time.Second)}
-	default:
-		b.retry.delay = min(max(100*time.Millisecond, 2*b.retry.delay), 30*time.Second)
-		b.retry.at = w.m.now().Add(b.retry.delay)
-		w.log.Warn("write pod status", "pod", w.pod.Name, "err", err)
+		b.retry, b.refused, b.refusals = retry{}, nil, 0
+		return
 	}
+	most := 30 * time.Second
+	if willNotTake(err) {
+		if b.refused == nil || !same(b.refused, &status) {
+			b.refused, b.refusals = &status, 0
+		}
+		b.refusals++
+		most = 5 * time.Minute
+	}
+	b.retry.delay = min(max(100*time.Millisecond, 2*b.retry.delay), most)
+	b.retry.at = w.m.now().Add(b.retry.delay)
+	if !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) { // gone, or another pod of that name: the watch will say so
+		w.log.Warn("write pod status", "pod", w.pod.Name, "err", err, "refusals", b.refusals)
+	}
+}
+
+// willNotTake tells that the same request is answered the same way again, as a
+// rule: rights of a new node may take a moment, a mistake of ours stays one.
+func willNotTake(err error) bool {
+	return apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err) || apierrors.IsNotFound(err) ||
+		apierrors.IsConflict(err) || apierrors.IsRequestEntityTooLargeError(err) || apierrors.IsMethodNotSupported(err)
 }
 
 // patchStatus writes the difference between two statuses.
