@@ -148,16 +148,16 @@ func (c *watcher) sendBatch(ctx context.Context, batch []registry.WatchEvent, er
 	c.buf = getBuffer()
 	defer func() { putBuffer(c.buf); c.buf = nil }()
 	for i := range batch {
-		if err = c.append(&batch[i]); err != nil {
+		var large []byte
+		if large, err = c.append(&batch[i]); err != nil {
 			break
 		}
-		if c.buf.Len() < chunk {
+		if c.buf.Len() < chunk && large == nil {
 			continue
 		}
-		if err := send(c.buf.Bytes()); err != nil {
+		if err := c.flush(send, large); err != nil {
 			return err
 		}
-		c.buf.Reset()
 	}
 	if err != nil && ctx.Err() == nil {
 		c.appendError(err)
@@ -168,13 +168,28 @@ func (c *watcher) sendBatch(ctx context.Context, batch []registry.WatchEvent, er
 	return err
 }
 
-// append adds the frame of one event.
-func (c *watcher) append(event *registry.WatchEvent) error {
+// flush sends what is gathered, and after it a frame that is too large for that.
+func (c *watcher) flush(send func(frames []byte) error, large []byte) error {
+	if c.buf.Len() > 0 {
+		if err := send(c.buf.Bytes()); err != nil {
+			return err
+		}
+		c.buf.Reset()
+	}
+	if large == nil {
+		return nil
+	}
+	return send(large)
+}
+
+// append adds the frame of one event. A large one is not copied but returned:
+// all watches that wait for their clients have it in common.
+func (c *watcher) append(event *registry.WatchEvent) (large []byte, err error) {
 	if event.Type == "BOOKMARK" {
-		return c.appendFrame(c.buf, event.Type, c.bookmark(event))
+		return nil, c.appendFrame(c.buf, event.Type, c.bookmark(event))
 	}
 	if event.Event == nil || c.a.as.Kind == "Table" {
-		return c.appendFrame(c.buf, event.Type, event.Object)
+		return nil, c.appendFrame(c.buf, event.Type, event.Object)
 	}
 	cell := event.Event.Memo.Get(c.key(event), func() any { return new(cell) }).(*cell)
 	frame, err := cell.get(func() ([]byte, error) {
@@ -183,8 +198,11 @@ func (c *watcher) append(event *registry.WatchEvent) error {
 		err := c.appendFrame(buf, event.Type, event.Object)
 		return bytes.Clone(buf.Bytes()), err
 	})
+	if len(frame) >= chunk/4 {
+		return frame, err
+	}
 	c.buf.Write(frame)
-	return err
+	return nil, err
 }
 
 func (c *watcher) bookmark(event *registry.WatchEvent) registry.Object {
