@@ -147,6 +147,14 @@ func (c *watcher) run(ctx context.Context, events *registry.Watch, send func(fra
 func (c *watcher) sendBatch(ctx context.Context, batch []registry.WatchEvent, err error, send func(frames []byte) error) error {
 	c.buf = getBuffer()
 	defer func() { putBuffer(c.buf); c.buf = nil }()
+	if len(batch) > 0 && !c.shares(&batch[0]) {
+		// Encoding the objects that were there before the watch is work as a list
+		// is. The seat is given up as soon as something is written.
+		if err := c.q.seat.retake(ctx); err != nil {
+			return err
+		}
+		defer c.q.seat.leave()
+	}
 	for i := range batch {
 		var large []byte
 		if large, err = c.append(&batch[i]); err != nil {
@@ -162,15 +170,23 @@ func (c *watcher) sendBatch(ctx context.Context, batch []registry.WatchEvent, er
 	if err != nil && ctx.Err() == nil {
 		c.appendError(err)
 	}
-	if c.buf.Len() > 0 {
-		return errors.Join(send(c.buf.Bytes()), err)
-	}
-	return err
+	return errors.Join(c.flush(send, nil), err)
 }
+
+// ownBytes is how large a buffer of its own a watch may have while it waits for
+// its client before that counts on top of watchBytes.
+const ownBytes = 16 << 10
 
 // flush sends what is gathered, and after it a frame that is too large for that.
 func (c *watcher) flush(send func(frames []byte) error, large []byte) error {
 	if c.buf.Len() > 0 {
+		own := int64(c.buf.Cap())
+		if own > ownBytes {
+			if err := c.q.hold(own); err != nil {
+				return err
+			}
+			defer c.q.release(own)
+		}
 		if err := send(c.buf.Bytes()); err != nil {
 			return err
 		}
@@ -182,13 +198,19 @@ func (c *watcher) flush(send func(frames []byte) error, large []byte) error {
 	return send(large)
 }
 
+// shares tells whether the event's frame is the same for all watches that show it
+// alike.
+func (c *watcher) shares(event *registry.WatchEvent) bool {
+	return event.Event != nil && c.a.as.Kind != "Table"
+}
+
 // append adds the frame of one event. A large one is not copied but returned:
 // all watches that wait for their clients have it in common.
 func (c *watcher) append(event *registry.WatchEvent) (large []byte, err error) {
 	if event.Type == "BOOKMARK" {
 		return nil, c.appendFrame(c.buf, event.Type, c.bookmark(event))
 	}
-	if event.Event == nil || c.a.as.Kind == "Table" {
+	if !c.shares(event) {
 		return nil, c.appendFrame(c.buf, event.Type, event.Object)
 	}
 	cell := event.Event.Memo.Get(c.key(event), func() any { return new(cell) }).(*cell)

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"sync"
@@ -105,13 +104,13 @@ func tlsFor(protocol string) *tls.Config {
 	return config
 }
 
-// dial connects; without a connection there is nothing to attack by.
+// dial connects; nil: the server turns the attacker away.
 func (a *attacker) dial(protocol string) *tls.Conn {
-	conn, err := (&tls.Dialer{Config: tlsFor(protocol), NetDialer: &net.Dialer{Timeout: 10 * time.Second}}).DialContext(a.ctx, "tcp", a.Address)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), answerTime)
+	defer cancel()
+	conn, err := (&tls.Dialer{Config: tlsFor(protocol)}).DialContext(ctx, "tcp", a.Address)
 	if err != nil {
-		if a.ctx.Err() == nil {
-			a.note("turned away", 0)
-		}
+		a.note("turned away", 0)
 		return nil
 	}
 	return conn.(*tls.Conn)
