@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,6 +20,8 @@ import (
 )
 
 var duration = flag.Duration("for", time.Second, "how long the attacks last together; each takes a second at least")
+
+var only = flag.String("only", "", "run only attacks whose name contains this")
 
 // TestMain is an attacker where the environment says so.
 func TestMain(m *testing.M) {
@@ -69,6 +72,9 @@ func TestAbuse(t *testing.T) {
 	each := max(*duration/time.Duration(len(attacks)), time.Second)
 	t.Logf("%-26s %9s %9s  %s", "attack", "p99", "memory", "answers")
 	for _, attack := range attacks {
+		if !strings.Contains(attack.name, *only) {
+			continue
+		}
 		tally, saw := a.attack(attack, each)
 		t.Logf("%-26s %9v %6d MB  %v", attack.name, saw.p99().Round(time.Millisecond), saw.memory>>20, tally.Answers)
 		if saw.memory > idle+memoryDuring {
