@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"time"
 
 	"k8s.io/apimachinery/pkg/version"
@@ -61,6 +62,7 @@ type Server struct {
 	log       *slog.Logger
 	reads     gauges
 	writes    gauges
+	verifying *fairness.Level // tokens
 	codec     *codec
 	discovery *discovery
 	openapi   *openapi
@@ -84,6 +86,9 @@ func New(cfg Config) *Server {
 		cfg:   cfg,
 		log:   cfg.Logger.With("component", "api"),
 		codec: newCodec(cfg.Registry.Scheme()),
+		verifying: fairness.NewLevel("authentication", fairness.Limits{
+			Seats: 2 * runtime.GOMAXPROCS(0), Queued: 4000, FlowQueued: 1000, Patience: fairness.Patience,
+		}),
 	}
 	s.discovery = newDiscovery(cfg.Registry)
 	s.openapi = newOpenAPI(cfg.Registry, cfg.Version)

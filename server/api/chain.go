@@ -3,6 +3,7 @@ package api
 import (
 	"bufio"
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"runtime/debug"
@@ -13,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"orch/server/auth"
+	"orch/server/fairness"
 )
 
 // ServeHTTP takes a request through the chain: identity, limits, permission,
@@ -61,7 +63,11 @@ func (s *Server) identify(w http.ResponseWriter, r *http.Request, q *request) {
 		proof = proofOf(r)
 	}
 	if s.cfg.Authenticator != nil {
-		user, err := s.cfg.Authenticator.Authenticate(r)
+		user, err := s.authenticate(r)
+		if errors.Is(err, fairness.ErrQueueFull) || errors.Is(err, fairness.ErrTimeOut) {
+			s.fail(w, r, errTooMany())
+			return
+		}
 		if err != nil {
 			s.turnAway(w, r)
 			return
@@ -89,6 +95,18 @@ func (s *Server) identify(w http.ResponseWriter, r *http.Request, q *request) {
 		return
 	}
 	s.admit(w, r.WithContext(auth.WithUser(r.Context(), q.user)), q)
+}
+
+// authenticate checks who asks. Signatures of tokens take long to check, so few
+// are at once, and addresses take turns.
+func (s *Server) authenticate(r *http.Request) (*auth.User, error) {
+	if r.Header.Get("Authorization") != "" || r.Header.Get("Sec-Websocket-Protocol") != "" {
+		if err := s.verifying.Acquire(r.Context(), host(r.RemoteAddr)); err != nil {
+			return nil, err
+		}
+		defer s.verifying.Release()
+	}
+	return s.cfg.Authenticator.Authenticate(r)
 }
 
 // anonymous is who shows no credentials. The authorizer lets it see health and

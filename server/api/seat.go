@@ -102,6 +102,14 @@ func (q *request) hold(n int64) error {
 	return nil
 }
 
+// release takes back what hold counted.
+func (q *request) release(n int64) {
+	if q.seat.level != nil {
+		q.seat.level.Drop(q.seat.flow, n)
+		q.held -= n
+	}
+}
+
 func (q *request) drop() {
 	if q.held > 0 {
 		q.seat.level.Drop(q.seat.flow, q.held)

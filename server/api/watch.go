@@ -147,34 +147,71 @@ func (c *watcher) run(ctx context.Context, events *registry.Watch, send func(fra
 func (c *watcher) sendBatch(ctx context.Context, batch []registry.WatchEvent, err error, send func(frames []byte) error) error {
 	c.buf = getBuffer()
 	defer func() { putBuffer(c.buf); c.buf = nil }()
+	if len(batch) > 0 && !c.shares(&batch[0]) {
+		// Encoding the objects that were there before the watch is work as a list
+		// is. The seat is given up as soon as something is written.
+		if err := c.q.seat.retake(ctx); err != nil {
+			return err
+		}
+		defer c.q.seat.leave()
+	}
 	for i := range batch {
-		if err = c.append(&batch[i]); err != nil {
+		var large []byte
+		if large, err = c.append(&batch[i]); err != nil {
 			break
 		}
-		if c.buf.Len() < chunk {
+		if c.buf.Len() < chunk && large == nil {
 			continue
+		}
+		if err := c.flush(send, large); err != nil {
+			return err
+		}
+	}
+	if err != nil && ctx.Err() == nil {
+		c.appendError(err)
+	}
+	return errors.Join(c.flush(send, nil), err)
+}
+
+// ownBytes is how large a buffer of its own a watch may have while it waits for
+// its client before that counts on top of watchBytes.
+const ownBytes = 16 << 10
+
+// flush sends what is gathered, and after it a frame that is too large for that.
+func (c *watcher) flush(send func(frames []byte) error, large []byte) error {
+	if c.buf.Len() > 0 {
+		own := int64(c.buf.Cap())
+		if own > ownBytes {
+			if err := c.q.hold(own); err != nil {
+				return err
+			}
+			defer c.q.release(own)
 		}
 		if err := send(c.buf.Bytes()); err != nil {
 			return err
 		}
 		c.buf.Reset()
 	}
-	if err != nil && ctx.Err() == nil {
-		c.appendError(err)
+	if large == nil {
+		return nil
 	}
-	if c.buf.Len() > 0 {
-		return errors.Join(send(c.buf.Bytes()), err)
-	}
-	return err
+	return send(large)
 }
 
-// append adds the frame of one event.
-func (c *watcher) append(event *registry.WatchEvent) error {
+// shares tells whether the event's frame is the same for all watches that show it
+// alike.
+func (c *watcher) shares(event *registry.WatchEvent) bool {
+	return event.Event != nil && c.a.as.Kind != "Table"
+}
+
+// append adds the frame of one event. A large one is not copied but returned:
+// all watches that wait for their clients have it in common.
+func (c *watcher) append(event *registry.WatchEvent) (large []byte, err error) {
 	if event.Type == "BOOKMARK" {
-		return c.appendFrame(c.buf, event.Type, c.bookmark(event))
+		return nil, c.appendFrame(c.buf, event.Type, c.bookmark(event))
 	}
-	if event.Event == nil || c.a.as.Kind == "Table" {
-		return c.appendFrame(c.buf, event.Type, event.Object)
+	if !c.shares(event) {
+		return nil, c.appendFrame(c.buf, event.Type, event.Object)
 	}
 	cell := event.Event.Memo.Get(c.key(event), func() any { return new(cell) }).(*cell)
 	frame, err := cell.get(func() ([]byte, error) {
@@ -183,8 +220,11 @@ func (c *watcher) append(event *registry.WatchEvent) error {
 		err := c.appendFrame(buf, event.Type, event.Object)
 		return bytes.Clone(buf.Bytes()), err
 	})
+	if len(frame) >= chunk/4 {
+		return frame, err
+	}
 	c.buf.Write(frame)
-	return err
+	return nil, err
 }
 
 func (c *watcher) bookmark(event *registry.WatchEvent) registry.Object {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"time"
 
 	"golang.org/x/net/websocket"
 
@@ -24,7 +25,11 @@ func (c *watcher) serveWebSocket(ctx context.Context, w http.ResponseWriter, r *
 			io.Copy(io.Discard, ws)
 			cancel()
 		})
-		c.run(ctx, events, func(frames []byte) error { return c.sendMessages(ws, frames) })
+		c.run(ctx, events, func(frames []byte) error {
+			c.q.seat.leave()
+			ws.SetWriteDeadline(time.Now().Add(stallTime))
+			return c.sendMessages(ws, frames)
+		})
 		ws.Close()
 		reading.Wait()
 	}

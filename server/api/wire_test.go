@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -240,12 +238,11 @@ func TestHoldingsAreGivenBack(t *testing.T) {
 	}
 }
 
-// A node whose answer to an exec never comes, or never ends, does not hold the
-// request.
+// A node whose answer to an exec never ends does not hold the request.
 func TestEstablishing(t *testing.T) {
 	for text, want := range map[string]error{
-		"HTTP/1.1 101 Switching Protocols\r\nA: b\r\n\r\n" + strings.Repeat("x", 1<<20):                 nil,
-		"HTTP/1.1 101 Switching Protocols\r\n" + strings.Repeat("A: b\r\n", maxAnswerHeader/6) + "\r\n": errEndlessHeader,
+		"HTTP/1.1 101 Switching Protocols\r\nA: b\r\n\r\n" + strings.Repeat("x", 1<<20):               nil,
+		"HTTP/1.1 101 Switching Protocols\r\n" + strings.Repeat("A: b\r\n", maxAnswerHeader) + "\r\n": errEndlessHeader,
 	} {
 		node, server := net.Pipe()
 		go func() {
@@ -257,11 +254,5 @@ func TestEstablishing(t *testing.T) {
 			t.Errorf("%d bytes, %v; want %v", n, err, want)
 		}
 		server.Close()
-	}
-	_, server := net.Pipe()
-	young := establishing(server)
-	server.SetReadDeadline(time.Now())
-	if _, err := young.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("%v", err)
 	}
 }

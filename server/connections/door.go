@@ -3,15 +3,20 @@
 package connections
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	goruntime "runtime"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"orch/server/fairness"
 )
 
 // Limits of the connections of strangers: of all who have not shown the
@@ -43,6 +48,9 @@ type Door struct {
 	limits Limits
 	peerOf func(tls.ConnectionState) string
 	log    *slog.Logger
+	// handshakes are what a connection costs most: few are computed at once, and
+	// addresses take turns.
+	handshakes *fairness.Level
 
 	mu         sync.Mutex // guards everything below, and the standing of connections
 	strangers  int
@@ -59,6 +67,9 @@ func NewDoor(limits Limits, peerOf func(tls.ConnectionState) string, log *slog.L
 	return &Door{
 		limits: limits, peerOf: peerOf, log: log.With("component", "connections"),
 		byAddress: make(map[netip.Addr]int), byPeer: make(map[string]int),
+		handshakes: fairness.NewLevel("handshakes", fairness.Limits{
+			Seats: goruntime.GOMAXPROCS(0), Queued: limits.Strangers, FlowQueued: limits.PerAddress, Patience: headerTime,
+		}),
 	}
 }
 
@@ -79,6 +90,9 @@ type conn struct {
 	address  netip.Addr
 	standing standing // guarded by door.mu
 	peer     string   // where it is known; guarded by door.mu
+	// computing is true while the server computes its part of the handshake. The
+	// goroutine of the handshake alone uses it until that has ended.
+	computing bool
 }
 
 // Listen gives a listener that lets in what the limits allow.
@@ -176,6 +190,35 @@ func (d *Door) report(address netip.Addr) {
 	}
 }
 
+// compute waits for the turn to compute a handshake. It ends with the next Write,
+// which sends what was computed, or when there is nothing to send.
+func (c *conn) compute(ctx context.Context) error {
+	if err := c.door.handshakes.Acquire(ctx, c.address.String()); err != nil {
+		return fmt.Errorf("wait for the handshake: %w", err)
+	}
+	c.computing = true
+	return nil
+}
+
+func (c *conn) computed() {
+	if c.computing {
+		c.computing = false
+		c.door.handshakes.Release()
+	}
+}
+
+// Write implements net.Conn.
+func (c *conn) Write(p []byte) (int, error) {
+	c.computed()
+	return c.Conn.Write(p)
+}
+
+// Read implements net.Conn.
+func (c *conn) Read(p []byte) (int, error) {
+	c.computed()
+	return c.Conn.Read(p)
+}
+
 // Close takes c out of the counts.
 func (c *conn) Close() error {
 	c.door.mu.Lock()
@@ -204,6 +247,9 @@ func (d *Door) Check(config *tls.Config) *tls.Config {
 		c, ok := hello.Conn.(*conn)
 		if !ok {
 			return chosen, nil
+		}
+		if err := c.compute(hello.Context()); err != nil {
+			return nil, err
 		}
 		checked := chosen.Clone()
 		checked.GetConfigForClient = nil

@@ -63,8 +63,8 @@ func newWorld(t *testing.T, limits Limits, handler http.Handler) *world {
 		}
 		door.mu.Lock()
 		defer door.mu.Unlock()
-		if door.strangers != 0 || door.probation != 0 || len(door.byAddress) != 0 || len(door.byPeer) != 0 {
-			t.Errorf("left over: %d strangers, %d on probation, %v", door.strangers, door.probation, door.byAddress)
+		if f := door.handshakes.Figures(); f.Executing != 0 || door.strangers != 0 || door.probation != 0 || len(door.byAddress) != 0 || len(door.byPeer) != 0 {
+			t.Errorf("left over: %+v, %d strangers, %d on probation, %v", f, door.strangers, door.probation, door.byAddress)
 		}
 	})
 	return w

@@ -1,6 +1,7 @@
 package fairness
 
 import (
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -20,10 +21,11 @@ type Levels struct {
 // Patience is how long a request waits for a seat.
 const Patience = 7 * time.Second
 
-// NewLevels gives the levels with their seats. Together they are about as many
-// as upstream's 600.
+// NewLevels gives the levels with their seats: on a large machine about as many
+// as upstream's 600, on a small one fewer, for what is worked on shares the CPU.
 func NewLevels() *Levels {
 	const mb = 1 << 20
+	cores := runtime.GOMAXPROCS(0)
 	level := func(name string, seats int, bytes, flowBytes int64) *Level {
 		return NewLevel(name, Limits{
 			Seats: seats, Queued: 10 * seats, FlowQueued: 5 * seats, Patience: Patience, Bytes: bytes, FlowBytes: flowBytes,
@@ -33,9 +35,9 @@ func NewLevels() *Levels {
 		Exempt:    NewLevel("exempt", Limits{}),
 		System:    level("system", 80, 256*mb, 128*mb),
 		Leader:    level("leader-election", 30, 64*mb, 16*mb),
-		Nodes:     level("nodes", 200, 512*mb, 64*mb),
-		Workloads: level("workloads", 150, 256*mb, 64*mb),
-		Everybody: level("everybody", 100, 128*mb, 32*mb),
+		Nodes:     level("nodes", min(60+20*cores, 200), 512*mb, 64*mb),
+		Workloads: level("workloads", min(20+10*cores, 150), 256*mb, 64*mb),
+		Everybody: level("everybody", min(15+8*cores, 100), 128*mb, 32*mb),
 	}
 }
 
