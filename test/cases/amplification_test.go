@@ -25,7 +25,7 @@ const endless = "1e9999999999"
 // comes in, kubectl's included.
 func TestApi11(t *testing.T) {
 	t.Parallel()
-	node := cluster.Start(t, "--disable-agent")
+	node := cluster.Start(t)
 	h := newHostile(t, node)
 	pod := func(amount string) string {
 		return `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"q"},"spec":{"containers":[{"name":"c","image":"x","resources":{"requests":{"memory":` + amount + `}}}]}}`
@@ -57,7 +57,7 @@ func TestApi11(t *testing.T) {
 // answers each, and has room in a machine of 1 GiB.
 func TestLittleInMuchOut(t *testing.T) {
 	t.Parallel()
-	node := cluster.Start(t, "--disable-agent")
+	node := cluster.Start(t)
 	h := newHostile(t, node)
 	const maps = "/api/v1/namespaces/default/configmaps"
 	h.do("POST", maps, "application/json", `{"metadata":{"name":"a"},"data":{"x":"`+strings.Repeat("x", 1000)+`"}}`, http.StatusCreated, "")

@@ -17,7 +17,7 @@ import (
 
 // fewItems is the length of a list for TestListsTakeLinearTime, which compares it
 // with four times as many.
-const fewItems = 2000
+const fewItems = 1000
 
 // TestListsTakeLinearTime fills every list and map of every kind and holds the
 // work of a write against its length: a body of 3 MiB has room for hundreds of
@@ -77,7 +77,7 @@ func places(t reflect.Type, above place, seen map[string]bool, open map[reflect.
 
 // quadratic says how a write's work grows when it grows too fast.
 func (f *fixture) quadratic(doc manifest, p place) string {
-	const little = 100 * time.Millisecond
+	const little = 40 * time.Millisecond
 	many := f.work(doc, p, 4*fewItems)
 	if many < little {
 		return ""
@@ -185,6 +185,30 @@ func fillItem(v reflect.Value, i, depth int) {
 		if v.Type().Elem().Kind() == reflect.String {
 			v.Set(reflect.MakeSlice(v.Type(), 1, 1))
 			fillItem(v.Index(0), i, 0)
+		}
+	}
+}
+
+// TestSelectorsInObjectsAreBounded: a selector is held against every object that
+// comes by.
+func TestSelectorsInObjectsAreBounded(t *testing.T) {
+	for _, c := range []struct{ requirements, values int }{{maxRequirements + 1, 1}, {2, maxValues}} {
+		s := &metav1.LabelSelector{}
+		for i := range c.requirements {
+			r := metav1.LabelSelectorRequirement{Key: fmt.Sprint("k", i), Operator: metav1.LabelSelectorOpIn}
+			for j := range c.values {
+				r.Values = append(r.Values, fmt.Sprint("v", j))
+			}
+			s.MatchExpressions = append(s.MatchExpressions, r)
+		}
+		var f faults
+		if f.selector(nil, s); len(f.list) != 1 || !strings.Contains(f.list[0].Error(), "must have at most 1000 requirements with 10000 values") {
+			t.Errorf("%d requirements with %d values: %.300v", c.requirements, c.values, f.list)
+		}
+		s.MatchExpressions = s.MatchExpressions[:1]
+		f = faults{}
+		if f.selector(nil, s); len(f.list) != 0 {
+			t.Errorf("one requirement: %.300v", f.list)
 		}
 	}
 }

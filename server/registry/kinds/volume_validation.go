@@ -16,6 +16,7 @@ import (
 // volumes gives the sources of the well-formed volumes by name.
 func (f *faults) volumes(at *field.Path, volumes []corev1.Volume, meta *metav1.ObjectMeta) map[string]*corev1.VolumeSource {
 	sources := make(map[string]*corev1.VolumeSource, len(volumes))
+	owned := ownedClaims(volumes, meta)
 	for i := range volumes {
 		v, path := &volumes[i], at.Index(i)
 		var own faults
@@ -28,20 +29,28 @@ func (f *faults) volumes(at *field.Path, volumes []corev1.Volume, meta *metav1.O
 			sources[v.Name] = &v.VolumeSource
 		}
 		f.join(own.list)
-		if c := v.PersistentVolumeClaim; c != nil && meta != nil && meta.Name != "" && ownsClaim(volumes, meta.Name, c.ClaimName) {
+		if c := v.PersistentVolumeClaim; c != nil && owned[c.ClaimName] {
 			f.invalid(path.Child("persistentVolumeClaim", "claimName"), c.ClaimName, "must not reference a PVC that gets created for an ephemeral volume")
 		}
 	}
 	return sources
 }
 
-func ownsClaim(volumes []corev1.Volume, pod, claim string) bool {
+// ownedClaims are those that get created for the ephemeral volumes of a pod.
+func ownedClaims(volumes []corev1.Volume, meta *metav1.ObjectMeta) map[string]bool {
+	if meta == nil || meta.Name == "" {
+		return nil
+	}
+	var owned map[string]bool
 	for i := range volumes {
-		if volumes[i].Ephemeral != nil && pod+"-"+volumes[i].Name == claim {
-			return true
+		if volumes[i].Ephemeral != nil {
+			if owned == nil {
+				owned = make(map[string]bool)
+			}
+			owned[meta.Name+"-"+volumes[i].Name] = true
 		}
 	}
-	return false
+	return owned
 }
 
 // volumeSource asks for exactly one source. Only the first is looked into.
