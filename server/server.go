@@ -350,6 +350,8 @@ func (a *assembly) handler() http.Handler {
 	servers := &join.Servers{Dir: filepath.Join(a.cfg.DataDir, "server"), Keys: a.keys, Tokens: a.tokens, Settings: a.agents.Settings}
 	gated := a.gate.handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
+		case joins(r) && api.Impersonates(r):
+			http.Error(w, "joining is in the name of who joins: the headers Impersonate-… have no place here", http.StatusForbidden)
 		case r.URL.Path == joining.PathAgent:
 			agents.ServeHTTP(w, r)
 		case r.URL.Path == joining.PathServer: // the tokens in force are in the store
@@ -373,6 +375,10 @@ func (a *assembly) handler() http.Handler {
 		}
 		gated.ServeHTTP(w, r)
 	})
+}
+
+func joins(r *http.Request) bool {
+	return r.URL.Path == joining.PathAgent || r.URL.Path == joining.PathServer
 }
 
 // loopback is the address at which programs on this machine reach the server.

@@ -55,6 +55,16 @@ func (s *Server) impersonate(r *http.Request, q *request) error {
 	return nil
 }
 
+// Impersonates tells whether r is to be made as somebody else.
+func Impersonates(r *http.Request) bool {
+	for name := range r.Header {
+		if strings.HasPrefix(name, "Impersonate-") {
+			return true
+		}
+	}
+	return false
+}
+
 func impersonatedExtra(h http.Header) map[string][]string {
 	var extra map[string][]string
 	for name, values := range h {

@@ -266,8 +266,9 @@ func (t *ServiceAccountTokens) checkLegacy(c *claims, token string) (*User, erro
 // BootstrapTokens checks "id.secret" tokens against Secrets of type
 // bootstrap.kubernetes.io/token in kube-system.
 type BootstrapTokens struct {
-	Objects Objects
-	Now     func() time.Time
+	Objects   Objects
+	Now       func() time.Time
+	Audiences []string // of the API, for which alone these tokens are
 }
 
 // CheckToken implements TokenChecker.
@@ -294,7 +295,14 @@ func (b BootstrapTokens) CheckToken(_ context.Context, token string, audiences [
 	if !ok {
 		return nil, nil, nil
 	}
-	return &User{Name: bootstrapperUserPrefix + id, Groups: groups}, audiences, nil
+	valid := b.Audiences
+	if len(audiences) > 0 {
+		valid = slices.DeleteFunc(slices.Clone(b.Audiences), func(a string) bool { return !slices.Contains(audiences, a) })
+		if len(valid) == 0 {
+			return nil, nil, nil // shown to somebody for whom it is not meant
+		}
+	}
+	return &User{Name: BootstrapUser(id), Groups: groups}, valid, nil
 }
 
 func isTokenPart(s string, length int) bool {

@@ -41,7 +41,7 @@ func NewGuard(keys *Keys, clusterDomain string, now func() time.Time) (*Guard, e
 	g.Revoked = (&nodeKeys{g.objects}).Revoked
 	g.Tokens = auth.BearerTokens{
 		auth.NewServiceAccountTokens(issuer, g.objects),
-		auth.BootstrapTokens{Objects: g.objects, Now: now},
+		auth.BootstrapTokens{Objects: g.objects, Now: now, Audiences: issuer.Audiences()},
 	}
 	g.Authenticator = auth.Authenticators{auth.Certificates{Now: now, Revoked: g.Revoked}, g.Tokens, auth.Anonymous{}}
 	g.Authorizer = auth.Authorizers{auth.Masters{}, g.nodes, g.RBAC}
