@@ -32,7 +32,7 @@ func try(t *testing.T, config string, args ...string) (*cli.Context, error) {
 	var seen *cli.Context
 	app := &cli.App{ExitErrHandler: func(*cli.Context, error) {}, Commands: []*cli.Command{{
 		Name:  "try",
-		Flags: append(nodeFlags(), &cli.IntFlag{Name: "port", Value: 1}, boolFlag("flag", "")),
+		Flags: append(nodeFlags(), &cli.IntFlag{Name: "port", Value: 1}, boolFlag("flag", ""), stringFlag("mode", "600", "")),
 		Action: func(c *cli.Context) error {
 			seen = c
 			return readConfigFile(c)
@@ -184,6 +184,10 @@ func TestCommandLine(t *testing.T) {
 		{"sever", `there is no command "sever" (see orch --help)`},
 		{"token crate", `there is no command "crate" (see orch token --help)`},
 		{"version one", "takes no arguments"},
+		{"completion", "name your shell: bash, fish, zsh"},
+		{"completion csh", "name your shell: bash, fish, zsh"},
+		{"server --nod-name a", "there is no flag --nod-name: did you mean --node-name? (see orch server --help)"},
+		{"member list --kubecnfig a", "did you mean --kubeconfig?"},
 	} {
 		if err := run(t.Context(), append([]string{"orch"}, strings.Split(tt.line, " ")...)); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("orch %s: %v, want %q", tt.line, err, tt.want)

@@ -4,15 +4,14 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
-	"sigs.k8s.io/yaml"
 
 	"orch/netproxy"
 )
@@ -61,6 +60,7 @@ func nodeFlags() []cli.Flag {
 		dataDirFlag(),
 		stringFlag("config", defaultConfig, "YAML `file` with flag names as keys; flags and environment win over it"),
 		stringFlag("token", "", "shared secret to join the cluster with, or a token file's content"),
+		stringFlag("token-file", "", "`file` with that secret, for whoever does not want it in a list of processes"),
 		stringFlag("join", "", "`URL` of a server to join (https://host:6443)"),
 		stringFlag("node-name", "", "name of this node (default: the host name)"),
 		stringFlag("node-ip", "", "`address` of this node (default: that of the default route, also when it changes)"),
@@ -76,58 +76,6 @@ func nodeFlags() []cli.Flag {
 		stringFlag("log-level", "info", "least severe level to log: debug, info, warn, error"),
 		stringFlag("log-format", "text", "log format: text, json"),
 	}
-}
-
-// readConfigFile sets the flags that were given neither on the command line nor
-// in the environment from the config file. A missing default file is fine.
-func readConfigFile(c *cli.Context) error {
-	path := c.String("config")
-	data, err := os.ReadFile(path)
-	switch {
-	case os.IsNotExist(err) && !c.IsSet("config"):
-		return nil
-	case err != nil:
-		return fmt.Errorf("--config: %w", err)
-	}
-	var values map[string]any
-	if err := yaml.Unmarshal(data, &values); err != nil {
-		return fmt.Errorf("--config %s: %w", path, err)
-	}
-	for name, value := range values {
-		if err := setFromConfig(c, name, value); err != nil {
-			return fmt.Errorf("--config %s: %w", path, err)
-		}
-	}
-	return nil
-}
-
-func setFromConfig(c *cli.Context, name string, value any) error {
-	known := false
-	for _, flag := range c.Command.Flags {
-		for _, n := range flag.Names() {
-			known = known || n == name
-		}
-	}
-	if !known {
-		return fmt.Errorf("unknown key %q: see `orch %s --help` for the flags there are", name, c.Command.Name)
-	}
-	if c.IsSet(name) {
-		return nil
-	}
-	values, isList := value.([]any)
-	if !isList {
-		values = []any{value}
-	}
-	for _, v := range values {
-		text := fmt.Sprint(v)
-		if f, ok := v.(float64); ok { // YAML numbers pass through JSON
-			text = strconv.FormatFloat(f, 'f', -1, 64)
-		}
-		if err := c.Set(name, text); err != nil {
-			return fmt.Errorf("key %q: %w", name, err)
-		}
-	}
-	return nil
 }
 
 // newLogger builds the logger that --log-level and --log-format ask for.
@@ -178,11 +126,30 @@ func parseIP(c *cli.Context, name string) (net.IP, error) {
 
 // parseCIDR reads a network flag.
 func parseCIDR(c *cli.Context, name string) (*net.IPNet, error) {
-	_, network, err := net.ParseCIDR(c.String(name))
-	if err != nil {
-		return nil, fmt.Errorf("--%s %q: not a network in CIDR notation", name, c.String(name))
+	ip, network, err := net.ParseCIDR(c.String(name))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("--%s %q: not a network in CIDR notation, such as 10.42.0.0/16", name, c.String(name))
+	case !ip.Equal(network.IP):
+		return nil, fmt.Errorf("--%s %q: is an address in a network: the network is %s", name, c.String(name), network)
 	}
 	return network, nil
+}
+
+// parseMode reads a file mode: octal digits, as chmod takes them.
+func parseMode(c *cli.Context, name string) (fs.FileMode, error) {
+	mode, err := strconv.ParseUint(strings.TrimPrefix(c.String(name), "0o"), 8, 9)
+	if err != nil {
+		return 0, fmt.Errorf("--%s %q: use an octal mode such as 600", name, c.String(name))
+	}
+	return fs.FileMode(mode), nil
+}
+
+// warn logs what was asked for and will not be as somebody might think.
+func warn(log *slog.Logger, warnings []string) {
+	for _, w := range warnings {
+		log.Warn(w, "component", "command")
+	}
 }
 
 // refuseStrays makes errors of arguments to commands that take none, and of flags
@@ -191,6 +158,7 @@ func parseCIDR(c *cli.Context, name string) (*net.IPNet, error) {
 func refuseStrays(commands []*cli.Command) {
 	for _, command := range commands {
 		refuseStrays(command.Subcommands)
+		command.OnUsageError = usageError
 		action := command.Action
 		if len(command.Subcommands) > 0 {
 			command.Action = noCommand(cli.ShowSubcommandHelp)
@@ -210,6 +178,17 @@ func refuseStrays(commands []*cli.Command) {
 			return action(c)
 		}
 	}
+}
+
+// usageError words what is wrong with the flags in one line, where the library
+// would print all the help.
+func usageError(c *cli.Context, err error, _ bool) error {
+	text := err.Error()
+	if name, unknown := strings.CutPrefix(text, "flag provided but not defined: "); unknown {
+		name = strings.TrimLeft(name, "-")
+		text = fmt.Sprintf("there is no flag --%s%s", name, didYouMean("--", name, flagNames(c.Command.Flags)))
+	}
+	return fmt.Errorf("%s: %s (see %s --help)", c.Command.HelpName, text, c.Command.HelpName)
 }
 
 // noCommand is the action where a command is missing: help, or an error when there

@@ -2,6 +2,10 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +15,8 @@ import (
 	cobracli "k8s.io/component-base/cli"
 	"k8s.io/kubectl/pkg/cmd"
 	kubectlutil "k8s.io/kubectl/pkg/cmd/util"
+
+	"orch/internal/joining"
 )
 
 // defaultKubeconfig is where `orch server` writes the administrator's kubeconfig.
@@ -29,11 +35,15 @@ func kubectlCommand() *cli.Command {
 // runKubectl is the real kubectl. It finds the kubeconfig of this machine's
 // server by itself unless the caller names one.
 func runKubectl(ctx context.Context, args []string) error {
-	if os.Getenv("KUBECONFIG") == "" && !slices.ContainsFunc(args, func(a string) bool {
-		return a == "--kubeconfig" || strings.HasPrefix(a, "--kubeconfig=")
-	}) {
+	if os.Getenv("KUBECONFIG") == "" && !namesCluster(args) {
 		if path := findKubeconfig(); path != "" {
 			os.Setenv("KUBECONFIG", path)
+		} else if hint := whereToRun(defaultKubeconfig, agentDir()); hint != "" {
+			kubectlutil.BehaviorOnFatal(func(message string, code int) {
+				fmt.Fprintln(os.Stderr, strings.TrimSuffix(message, "\n"))
+				fmt.Fprintln(os.Stderr, "orch:", hint)
+				os.Exit(code)
+			})
 		}
 	}
 	os.Args = append([]string{"kubectl"}, args...)
@@ -44,6 +54,14 @@ func runKubectl(ctx context.Context, args []string) error {
 		kubectlutil.CheckErr(err)
 	}
 	return nil
+}
+
+// namesCluster tells whether kubectl is told which cluster it is for.
+func namesCluster(args []string) bool {
+	return slices.ContainsFunc(args, func(arg string) bool {
+		name, _, _ := strings.Cut(arg, "=")
+		return name == "--kubeconfig" || name == "--server" || name == "-s"
+	})
 }
 
 // findKubeconfig gives the kubeconfig to use when none is named: this
@@ -60,4 +78,30 @@ func findKubeconfig() string {
 		}
 	}
 	return ""
+}
+
+func agentDir() string {
+	dataDir := os.Getenv(env("data-dir")[0])
+	if dataDir == "" {
+		dataDir = defaultDataDir
+	}
+	return filepath.Join(dataDir, "agent")
+}
+
+// whereToRun says what to do where there is no kubeconfig to be read; "": nothing
+// is known of a cluster here.
+func whereToRun(kubeconfig, agentDir string) string {
+	if _, err := os.Stat(kubeconfig); err == nil {
+		return fmt.Sprintf("%s may be read by others than you: run it as root (sudo orch kubectl), or give the server --write-kubeconfig-mode 640 and yourself the file's group", kubeconfig)
+	}
+	data, err := os.ReadFile(filepath.Join(agentDir, "node.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return ""
+	}
+	var answer joining.Answer
+	if err == nil && json.Unmarshal(data, &answer) == nil && len(answer.Settings.Servers) > 0 {
+		return fmt.Sprintf("this machine is a node of the cluster of %s and has no access of its own to the API: run orch kubectl on that server, or copy its %s here, put its address in it, and name it with --kubeconfig",
+			answer.Settings.Servers[0], kubeconfig)
+	}
+	return fmt.Sprintf("this machine runs orch agent: run orch kubectl on a server, or copy a server's %s here, put its address in it, and name it with --kubeconfig", kubeconfig)
 }

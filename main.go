@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -17,12 +18,22 @@ import (
 )
 
 func main() {
-	// A first signal asks everything to stop in order; a second one ends the
-	// process at once, should something hang.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)
-
-	err := run(ctx, os.Args)
+	// Copies: secrets are overwritten where os.Args lies.
+	args := make([]string, len(os.Args))
+	for i, arg := range os.Args {
+		args[i] = strings.Clone(arg)
+	}
+	ctx := context.Background()
+	// kubectl ends by signals as it always does, and handles them itself where it
+	// has to put a terminal in order first.
+	if !isKubectl(args) {
+		// A first signal asks everything to stop in order; a second one ends the
+		// process at once, should something hang.
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+		context.AfterFunc(ctx, stop)
+	}
+	err := run(ctx, args)
 	var exit cli.ExitCoder
 	switch {
 	case errors.As(err, &exit):
@@ -36,10 +47,15 @@ func main() {
 	}
 }
 
+func isKubectl(args []string) bool { return len(args) > 1 && args[1] == "kubectl" }
+
 func run(ctx context.Context, args []string) error {
 	// kubectl parses its own flags, and plugins and scripts call it most.
-	if len(args) > 1 && args[1] == "kubectl" {
+	if isKubectl(args) {
 		return runKubectl(ctx, args[2:])
+	}
+	if err := dropEmptyVariables(); err != nil {
+		return err
 	}
 	app := &cli.App{
 		Name:                   "orch",
@@ -47,6 +63,7 @@ func run(ctx context.Context, args []string) error {
 		Version:                version.Orch,
 		HideHelpCommand:        true,
 		UseShortOptionHandling: true,
+		EnableBashCompletion:   true,
 		ExitErrHandler:         func(*cli.Context, error) {}, // main alone exits
 		Commands: []*cli.Command{
 			serverCommand(),
@@ -57,6 +74,7 @@ func run(ctx context.Context, args []string) error {
 			snapshotCommand(),
 			imagesCommand(),
 			checkCommand(),
+			completionCommand(),
 			versionCommand(),
 		},
 	}

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -21,6 +19,7 @@ import (
 	"orch/agent"
 	"orch/agent/address"
 	"orch/internal/footprint"
+	"orch/internal/joining"
 	"orch/server"
 )
 
@@ -31,6 +30,7 @@ func serverCommand() *cli.Command {
 		Flags: append(serverFlags(),
 			&cli.BoolFlag{Name: "recover", Usage: "go on as the only server, from this one's files or --from; the others join again"},
 			&cli.StringFlag{Name: "from", Usage: "`snapshot` to recover from: its name, or a path"},
+			dryRunFlag(),
 		),
 		Action: runServer,
 	}
@@ -43,17 +43,18 @@ func serverFlags() []cli.Flag {
 		stringFlag("advertise-address", "", "`address` at which other machines reach this server (default: --node-ip)"),
 		stringFlag("cluster-cidr", "10.42.0.0/16", "`network` of the pods"),
 		stringFlag("service-cidr", "10.43.0.0/16", "`network` of the services"),
-		stringFlag("cluster-dns", "10.43.0.10", "`address` of the cluster DNS"),
+		stringFlag("cluster-dns", "", "`address` of the cluster DNS (default: the tenth of --service-cidr)"),
 		stringFlag("cluster-domain", "cluster.local", "DNS `domain` of the cluster"),
 		stringFlag("agent-token", "", "shared secret for agents only (default: one is made)"),
+		stringFlag("agent-token-file", "", "`file` with that secret"),
 		listFlag("tls-san", "further `name` or address for the server certificate (repeatable)"),
 		stringFlag("write-kubeconfig", defaultKubeconfig, "`file` to write the administrator's kubeconfig to"),
 		stringFlag("write-kubeconfig-mode", "600", "octal file `mode` of the kubeconfig"),
-		listFlag("disable", "parts to leave out: scheduler, controllers, proxy, dns, servicelb, agent"),
+		listFlag("disable", "parts to leave out: scheduler, controllers, proxy, dns, agent"),
 		boolFlag("disable-agent", "run the control plane only, no node"),
 		&cli.DurationFlag{Name: "snapshot-interval", Value: 12 * time.Hour, Usage: "`time` between scheduled snapshots of the cluster; 0: none", EnvVars: env("snapshot-interval")},
 		&cli.IntFlag{Name: "snapshot-retention", Value: 5, Usage: "scheduled snapshots of a server to keep, on its disk and in S3", EnvVars: env("snapshot-retention")},
-		stringFlag("cloud-provider", "", `"", external or orch`),
+		stringFlag("cloud-provider", "", `"", external or orch: for scripts that pass it, as this version has no part for clouds`),
 		// For tests: they make a store do within seconds what else takes hours.
 		&cli.DurationFlag{Name: "flush-delay", Hidden: true, EnvVars: env("flush-delay")},
 		&cli.Int64Flag{Name: "log-bytes", Hidden: true, EnvVars: env("log-bytes")},
@@ -70,9 +71,18 @@ func runServer(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := cfg.Validate(); err != nil {
+	if err := validateServer(&cfg, &node); err != nil {
 		return err
 	}
+	if c.Bool("dry-run") {
+		return tryServer(c, cfg, node)
+	}
+	warn(cfg.Logger, append(cfg.Warnings(), addressWarnings(node.NodeIP)...))
+	unlock, err := lockDataDir(cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if err := recoverFirst(c, cfg); err != nil {
 		return err
 	}
@@ -86,9 +96,6 @@ func runServer(c *cli.Context) error {
 			return nil
 		})
 	} else {
-		if err := node.Validate(); err != nil {
-			return err
-		}
 		node.Servers = s.Local
 		node.OnReady = func() { notifyReady(cfg.Logger) }
 		node.OnMove = func() {
@@ -99,6 +106,21 @@ func runServer(c *cli.Context) error {
 	group.Go(func() error { return s.Run(ctx) })
 	group.Go(func() error { return footprint.Run(ctx) })
 	return unlessShutdown(group.Wait())
+}
+
+// validateServer finds what is wrong before anything is written.
+func validateServer(cfg *server.Config, node *agent.Config) error {
+	// Its name and address are those of the server, too, with or without a node.
+	if err := node.Validate(); err != nil {
+		return err
+	}
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	if !cfg.Disabled("agent") {
+		return needRoot()
+	}
+	return nil
 }
 
 // recoverFirst does what --recover asks for.
@@ -123,8 +145,7 @@ func unlessShutdown(err error) error {
 func serverConfig(c *cli.Context, node agent.Config) (server.Config, error) {
 	cfg := server.Config{
 		DataDir: node.DataDir, NodeName: node.NodeName, NodeIP: node.NodeIP, Logger: node.Logger,
-		Port: c.Int("https-listen-port"), ClusterDomain: c.String("cluster-domain"),
-		Token: c.String("token"), AgentToken: c.String("agent-token"), TLSSANs: split(c.StringSlice("tls-san")),
+		Port: c.Int("https-listen-port"), TLSSANs: split(c.StringSlice("tls-san")),
 		Join:             c.String("join"),
 		SnapshotInterval: c.Duration("snapshot-interval"), SnapshotRetention: c.Int("snapshot-retention"),
 		FlushDelay: c.Duration("flush-delay"), LogBytes: c.Int64("log-bytes"), HistorySize: c.Int("history-size"),
@@ -134,14 +155,23 @@ func serverConfig(c *cli.Context, node agent.Config) (server.Config, error) {
 		cfg.Disable = append(cfg.Disable, "agent")
 	}
 	var err error
+	if cfg.Token, err = secret(c, "token"); err != nil {
+		return cfg, err
+	}
+	if cfg.AgentToken, err = secret(c, "agent-token"); err != nil {
+		return cfg, err
+	}
 	if cfg.SnapshotS3, err = snapshotS3(c); err != nil {
 		return cfg, err
 	}
-	mode, err := strconv.ParseUint(c.String("write-kubeconfig-mode"), 8, 9)
-	if err != nil {
-		return cfg, fmt.Errorf("--write-kubeconfig-mode %q: use an octal mode such as 600", c.String("write-kubeconfig-mode"))
+	if cfg.KubeconfigMode, err = parseMode(c, "write-kubeconfig-mode"); err != nil {
+		return cfg, err
 	}
-	cfg.KubeconfigMode = fs.FileMode(mode)
+	if cfg.Kubeconfig != "" {
+		if cfg.Kubeconfig, err = filepath.Abs(cfg.Kubeconfig); err != nil {
+			return cfg, fmt.Errorf("--write-kubeconfig: %w", err)
+		}
+	}
 	if cfg.BindAddress, err = parseIP(c, "bind-address"); err != nil {
 		return cfg, err
 	}
@@ -151,21 +181,36 @@ func serverConfig(c *cli.Context, node agent.Config) (server.Config, error) {
 	if cfg.AdvertiseAddress == nil {
 		cfg.AdvertiseAddress = node.NodeIP
 	}
-	if cfg.ClusterDNS, err = parseIP(c, "cluster-dns"); err != nil {
-		return cfg, err
+	return cfg, clusterFlags(c, &cfg)
+}
+
+// clusterFlags reads what all servers of a cluster agree on; a flag that is not
+// given leaves it to the cluster.
+func clusterFlags(c *cli.Context, cfg *server.Config) (err error) {
+	if c.IsSet("cluster-domain") {
+		cfg.ClusterDomain = strings.TrimSuffix(c.String("cluster-domain"), ".")
 	}
-	if cfg.ClusterCIDR, err = parseCIDR(c, "cluster-cidr"); err != nil {
-		return cfg, err
+	if c.IsSet("cluster-dns") {
+		if cfg.ClusterDNS, err = parseIP(c, "cluster-dns"); err != nil {
+			return err
+		}
 	}
-	cfg.ServiceCIDR, err = parseCIDR(c, "service-cidr")
-	return cfg, err
+	if c.IsSet("cluster-cidr") {
+		if cfg.ClusterCIDR, err = parseCIDR(c, "cluster-cidr"); err != nil {
+			return err
+		}
+	}
+	if c.IsSet("service-cidr") {
+		cfg.ServiceCIDR, err = parseCIDR(c, "service-cidr")
+	}
+	return err
 }
 
 func agentCommand() *cli.Command {
 	return &cli.Command{
 		Name:   "agent",
 		Usage:  "run a node that joins a server",
-		Flags:  append(nodeFlags(), listFlag("disable", "parts to leave out: proxy, dns")),
+		Flags:  append(nodeFlags(), listFlag("disable", "parts to leave out: proxy, dns"), dryRunFlag()),
 		Action: runAgent,
 	}
 }
@@ -175,13 +220,23 @@ func runAgent(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	url, token := c.String("join"), c.String("token")
-	if url == "" || token == "" {
-		return fmt.Errorf("an agent needs --join https://HOST:6443 and --token (the server keeps it in <data-dir>/server/agent-token)")
-	}
-	if err := cfg.Validate(); err != nil {
+	url := c.String("join")
+	token, err := secret(c, "token")
+	if err != nil {
 		return err
 	}
+	if err := validateAgent(&cfg, url, token); err != nil {
+		return err
+	}
+	if c.Bool("dry-run") {
+		return tryAgent(c, cfg, url, token)
+	}
+	warn(cfg.Logger, addressWarnings(cfg.NodeIP))
+	unlock, err := lockDataDir(cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	cfg.Servers = func(context.Context) (string, string, error) { return url, token, nil }
 	mark := readyMarkIn(cfg.DataDir)
 	if err := mark.remove(); err != nil {
@@ -199,21 +254,34 @@ func runAgent(c *cli.Context) error {
 	return unlessShutdown(group.Wait())
 }
 
-// forgetSecrets takes what was read by now out of the environment, so that no
-// program that orch starts inherits it.
-func forgetSecrets() error {
-	for _, flag := range []string{"token", "agent-token", "snapshot-s3-access-key", "snapshot-s3-secret-key"} {
-		for _, name := range env(flag) {
-			if err := os.Unsetenv(name); err != nil {
-				return err
-			}
+// validateAgent finds what is wrong before anything is written.
+func validateAgent(cfg *agent.Config, url, token string) error {
+	if url == "" || token == "" {
+		return errors.New("an agent needs --join https://HOST:6443 and --token or --token-file (the server keeps the token in <data-dir>/server/agent-token)")
+	}
+	if err := joining.ValidateURL("--join", url); err != nil {
+		return err
+	}
+	if _, err := joining.ParseToken(token); err != nil {
+		return fmt.Errorf("--token: %w", err)
+	}
+	for _, part := range cfg.Disable {
+		if part != "proxy" && part != "dns" {
+			return fmt.Errorf("--disable %q: an agent can leave out proxy and dns; the other parts are the servers'", part)
 		}
 	}
-	return nil
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	return needRoot()
 }
 
 // nodeConfig reads what server and agent have in common.
 func nodeConfig(c *cli.Context) (agent.Config, error) {
+	warnings, err := checkEnvironment(c.Command.Flags, os.Environ())
+	if err != nil {
+		return agent.Config{}, err
+	}
 	if err := readConfigFile(c); err != nil {
 		return agent.Config{}, err
 	}
@@ -224,6 +292,14 @@ func nodeConfig(c *cli.Context) (agent.Config, error) {
 	if err != nil {
 		return agent.Config{}, err
 	}
+	hidden, err := hideSecrets()
+	if err != nil {
+		warnings = append(warnings, "secrets stay readable in this process's command line: "+err.Error())
+	}
+	for _, flag := range hidden {
+		warnings = append(warnings, fmt.Sprintf("--%s on the command line can be read by every user of this machine while orch starts, and stays in the shell's history: better --%s-file, the environment or the config file", flag, flag))
+	}
+	warn(logger, warnings)
 	slog.SetDefault(logger) // for what is not worth a logger of its own
 	klog.SetSlogLogger(slog.New(quiet{logger.Handler()}).With("component", "library"))
 	cfg := agent.Config{

@@ -3,11 +3,11 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
-	"sigs.k8s.io/yaml"
 
 	"orch/server/backup"
 )
@@ -73,28 +73,14 @@ func snapshotPlaces(c *cli.Context) (dataDir string, bucket *backup.Bucket, err 
 	return c.String("data-dir"), bucket, err
 }
 
-// readPartOfConfig is readConfigFile for a command that has some of the flags.
+// readPartOfConfig is readConfigFile for a command that has some of the flags of
+// orch server, whose file it is.
 func readPartOfConfig(c *cli.Context) error {
-	data, err := os.ReadFile(c.String("config"))
-	if os.IsNotExist(err) && !c.IsSet("config") {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("--config: %w", err)
-	}
-	var values map[string]any
-	if err := yaml.Unmarshal(data, &values); err != nil {
-		return fmt.Errorf("--config %s: %w", c.String("config"), err)
-	}
-	for _, flag := range c.Command.Flags {
-		name := flag.Names()[0]
-		value, given := values[name]
-		if !given || name == "config" {
-			continue
+	known := flagNames(serverFlags())
+	return readConfig(c, func(s setting) error {
+		if slices.Contains(known, s.name) {
+			return nil
 		}
-		if err := setFromConfig(c, name, value); err != nil {
-			return fmt.Errorf("--config %s: %w", c.String("config"), err)
-		}
-	}
-	return nil
+		return s.errorf("unknown key %q%s; `orch server --help` lists what there is", s.name, didYouMean("", s.name, known))
+	})
 }

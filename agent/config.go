@@ -19,6 +19,7 @@ import (
 
 	"orch/agent/pod"
 	"orch/netproxy"
+	"orch/runtime"
 )
 
 // Config of an agent. Error texts of Validate name the flag to mend.
@@ -67,7 +68,13 @@ func (c *Config) Validate() error {
 	if msgs := validation.IsDNS1123Subdomain(c.NodeName); len(msgs) > 0 {
 		return fmt.Errorf("--node-name %q: %s", c.NodeName, msgs[0])
 	}
+	if ip := c.NodeIP; ip.To4() == nil || ip.IsUnspecified() || ip.IsMulticast() || ip.IsLoopback() {
+		return fmt.Errorf("--node-ip %s: other machines cannot reach that: give an IPv4 address of this machine", c.NodeIP)
+	}
 	if err := netproxy.ValidateMode(c.ProxyMode); err != nil {
+		return err
+	}
+	if err := (runtime.Config{DataDir: c.DataDir, Endpoint: c.RuntimeEndpoint}).Validate(); err != nil {
 		return err
 	}
 	if c.ShutdownCriticalPeriod < 0 || c.ShutdownPeriod < c.ShutdownCriticalPeriod {
@@ -95,6 +102,9 @@ func (c *Config) labels() (map[string]string, error) {
 		if msgs := slices.Concat(validation.IsQualifiedName(key), validation.IsValidLabelValue(value)); len(msgs) > 0 {
 			return nil, fmt.Errorf("--node-label %q: %s", text, msgs[0])
 		}
+		if other, twice := labels[key]; twice && other != value {
+			return nil, fmt.Errorf("--node-label %q: there is a label %s=%s already: keep one", text, key, other)
+		}
 		labels[key] = value
 	}
 	return labels, nil
@@ -109,7 +119,14 @@ func (c *Config) taints() ([]corev1.Taint, error) {
 		if m == nil {
 			return nil, fmt.Errorf("--node-taint %q: use key=value:NoSchedule, :PreferNoSchedule or :NoExecute", text)
 		}
-		taints = append(taints, corev1.Taint{Key: m[1], Value: m[2], Effect: corev1.TaintEffect(m[3])})
+		if msgs := slices.Concat(validation.IsQualifiedName(m[1]), validation.IsValidLabelValue(m[2])); len(msgs) > 0 {
+			return nil, fmt.Errorf("--node-taint %q: %s", text, msgs[0])
+		}
+		taint := corev1.Taint{Key: m[1], Value: m[2], Effect: corev1.TaintEffect(m[3])}
+		if slices.ContainsFunc(taints, func(t corev1.Taint) bool { return t.Key == taint.Key && t.Effect == taint.Effect }) {
+			return nil, fmt.Errorf("--node-taint %q: there is a taint of this key and effect already: keep one", text)
+		}
+		taints = append(taints, taint)
 	}
 	return taints, nil
 }

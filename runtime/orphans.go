@@ -34,7 +34,7 @@ func (r *Runtime) endOrphans(ctx context.Context) error {
 	}
 	for _, p := range processes {
 		id, ok := shimOf(p.args, r.layout.socket)
-		if !ok || wanted[id] {
+		if !ok || wanted[id] || !sees(p.pid, r.cfg.DataDir) {
 			continue
 		}
 		family := append(descendants(processes, p.pid), p.pid)
@@ -44,6 +44,18 @@ func (r *Runtime) endOrphans(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// sees tells whether a process finds at path the same folder as this one does. One
+// in another mount namespace, of a container or a test, may have its own there, and
+// what it serves is then somebody else's.
+func sees(pid int, path string) bool {
+	here, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(filepath.Join("/proc", strconv.Itoa(pid), "root", path))
+	return err == nil && os.SameFile(here, there)
 }
 
 // liveSandboxes gives the sandboxes that run or have a container that does.

@@ -58,6 +58,9 @@ func (c Config) Validate() error {
 	if scheme, _, ok := strings.Cut(c.Endpoint, "://"); ok && scheme != "unix" {
 		return fmt.Errorf("--container-runtime-endpoint: %q: only unix sockets are supported", c.Endpoint)
 	}
+	if path := strings.TrimPrefix(c.Endpoint, "unix://"); path != "" && !filepath.IsAbs(path) {
+		return fmt.Errorf("--container-runtime-endpoint: %q: give the socket's absolute path, such as unix:///run/crio/crio.sock", c.Endpoint)
+	}
 	return nil
 }
 

@@ -7,8 +7,8 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"orch/server/backup"
@@ -17,7 +17,11 @@ import (
 // Parts that --disable can leave out, so that another implementation can run
 // in their place. The agent's parts (proxy, dns, agent) are known here too
 // because one flag names them all.
-var parts = []string{"scheduler", "controllers", "proxy", "dns", "servicelb", "agent"}
+var parts = []string{"scheduler", "controllers", "proxy", "dns", "agent"}
+
+// futureParts may be named as well, for scripts do: nothing is there to be left
+// out yet, and a warning says so.
+var futureParts = []string{"servicelb", "network-policy", "metrics", "local-storage", "admission-webhooks"}
 
 // Config of a server. Error texts of Validate name the flag to mend.
 type Config struct {
@@ -28,6 +32,8 @@ type Config struct {
 	NodeName         string
 	NodeIP           net.IP
 
+	// What all servers of a cluster agree on. nil and "": as it was founded with, or
+	// the defaults.
 	ClusterCIDR   *net.IPNet
 	ServiceCIDR   *net.IPNet
 	ClusterDNS    net.IP
@@ -57,33 +63,18 @@ type Config struct {
 // Disabled tells whether part was named by --disable.
 func (c *Config) Disabled(part string) bool { return slices.Contains(c.Disable, part) }
 
-// Validate checks what can be checked without touching the machine.
-func (c *Config) Validate() error {
-	switch {
-	case c.DataDir == "":
-		return fmt.Errorf("--data-dir must not be empty")
-	case c.Port < 1 || c.Port > 65535:
-		return fmt.Errorf("--https-listen-port %d: use a port from 1 to 65535", c.Port)
-	case !c.ServiceCIDR.Contains(c.ClusterDNS):
-		return fmt.Errorf("--cluster-dns %s: must lie in --service-cidr %s", c.ClusterDNS, c.ServiceCIDR)
-	case c.ServiceCIDR.Contains(c.ClusterCIDR.IP) || c.ClusterCIDR.Contains(c.ServiceCIDR.IP):
-		return fmt.Errorf("--cluster-cidr %s and --service-cidr %s overlap", c.ClusterCIDR, c.ServiceCIDR)
-	case c.FlushDelay < 0 || c.LogBytes < 0 || c.HistorySize < 0:
-		return fmt.Errorf("--flush-delay, --log-bytes and --history-size must not be negative")
-	case c.SnapshotInterval < 0 || c.SnapshotInterval > 0 && c.SnapshotInterval < time.Minute:
-		return fmt.Errorf("--snapshot-interval %s: use 0 or at least a minute", c.SnapshotInterval)
-	case c.SnapshotRetention < 1 && c.SnapshotInterval > 0:
-		return fmt.Errorf("--snapshot-retention %d: keep at least one", c.SnapshotRetention)
-	case c.CloudProvider != "" && c.CloudProvider != "external" && c.CloudProvider != "orch":
-		return fmt.Errorf(`--cloud-provider %q: use "", external or orch`, c.CloudProvider)
-	}
-	if err := c.SnapshotS3.Validate(); err != nil {
-		return err
-	}
+// Warnings tells what was asked for and has no effect.
+func (c *Config) Warnings() []string {
+	var warnings []string
 	for _, part := range c.Disable {
-		if !slices.Contains(parts, part) {
-			return fmt.Errorf("--disable %q: use any of %s", part, strings.Join(parts, ", "))
+		if slices.Contains(futureParts, part) {
+			warnings = append(warnings, fmt.Sprintf("--disable %s: this version of orch has no such part, so nothing is left out", part))
 		}
 	}
-	return nil
+	if c.CloudProvider != "" {
+		warnings = append(warnings, fmt.Sprintf("--cloud-provider %s: this version of orch has no part for clouds: nodes are neither tainted nor given addresses by it, and services of type LoadBalancer stay pending", c.CloudProvider))
+	}
+	return warnings
 }
+
+func (c *Config) serverDir() string { return filepath.Join(c.DataDir, "server") }

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,7 +24,7 @@ import (
 // joinCluster makes this server one of the cluster that cfg.Join names, unless
 // it has the keys of a cluster already, and takes over that cluster's settings.
 func (s *Server) joinCluster(ctx context.Context) error {
-	dir := filepath.Join(s.cfg.DataDir, "server")
+	dir := s.cfg.serverDir()
 	settings, err := join.Settings(dir)
 	if err != nil {
 		return err
@@ -33,17 +32,23 @@ func (s *Server) joinCluster(ctx context.Context) error {
 	s.cfg.resumeJoin(settings)
 	if s.cfg.Join != "" && !join.Joined(dir) {
 		request := joining.ServerRequest{Name: s.cfg.NodeName, Version: version.Kubernetes}
-		if err := join.Fetch(ctx, dir, s.cfg.Join, s.cfg.Token, request, s.cfg.Logger); err != nil {
+		if err := join.Fetch(ctx, dir, s.cfg.Join, s.cfg.Token, request, s.cfg.fits, s.cfg.Logger); err != nil {
 			return err
 		}
 		if settings, err = join.Settings(dir); err != nil {
 			return err
 		}
 	}
-	if settings == nil {
-		return nil
+	return s.cfg.settle(settings)
+}
+
+// fits tells whether this server can be one of a cluster with these settings.
+func (c *Config) fits(s joining.Settings) error {
+	whole := *c
+	if err := whole.settle(&s); err != nil {
+		return err
 	}
-	return s.cfg.adopt(settings)
+	return whole.validateNetworks()
 }
 
 // resumeJoin has a server that began to join go on, should it be started without
@@ -53,20 +58,6 @@ func (c *Config) resumeJoin(s *joining.Settings) {
 	if c.Join == "" && s != nil && len(s.Servers) > 0 {
 		c.Join = s.Servers[0]
 	}
-}
-
-// adopt replaces what all servers of a cluster must agree on.
-func (c *Config) adopt(s *joining.Settings) error {
-	_, pods, err := net.ParseCIDR(s.ClusterCIDR)
-	if err != nil {
-		return fmt.Errorf("cluster settings: %w", err)
-	}
-	_, services, err := net.ParseCIDR(s.ServiceCIDR)
-	if err != nil {
-		return fmt.Errorf("cluster settings: %w", err)
-	}
-	c.ClusterCIDR, c.ServiceCIDR, c.ClusterDNS, c.ClusterDomain = pods, services, net.ParseIP(s.ClusterDNS), s.ClusterDomain
-	return nil
 }
 
 // joinAddresses is where a new server asks to be let in.

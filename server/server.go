@@ -147,6 +147,10 @@ func (s *Server) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// From here on there are a cluster's keys, and soon objects with its addresses.
+	if err := join.KeepSettings(s.cfg.serverDir(), s.cfg.settings()); err != nil {
+		return err
+	}
 	// The store outlives everything that writes to it: it has a context of its
 	// own, which ends when all others have stopped.
 	storeCtx, stopStore := context.WithCancel(context.WithoutCancel(ctx))
@@ -244,11 +248,8 @@ func (a *assembly) assembleAPI(serviceIP net.IP) error {
 		Dir: filepath.Join(a.cfg.DataDir, "server"), Keys: a.keys, Registry: a.registry, Now: time.Now, Logger: a.cfg.Logger,
 		Sync: func(ctx context.Context) error { _, err := a.store.Sync(ctx); return err },
 	}
-	a.agents = &join.Agents{Keys: a.keys, Tokens: a.tokens, Registry: a.registry, Short: a.guard.Tokens, Claims: a.claims(), Now: time.Now, Settings: joining.Settings{
-		ClusterCIDR: a.cfg.ClusterCIDR.String(), ServiceCIDR: a.cfg.ServiceCIDR.String(),
-		ClusterDNS: a.cfg.ClusterDNS.String(), ClusterDomain: a.cfg.ClusterDomain,
-		Servers: []string{fmt.Sprintf("https://%s", a.address())},
-	}}
+	a.agents = &join.Agents{Keys: a.keys, Tokens: a.tokens, Registry: a.registry, Short: a.guard.Tokens, Claims: a.claims(), Now: time.Now, Settings: a.cfg.settings()}
+	a.agents.Settings.Servers = []string{fmt.Sprintf("https://%s", a.address())}
 	openIDConfig, err := a.guard.Issuer.OpenIDConfig(a.address())
 	if err != nil {
 		return err

@@ -95,7 +95,7 @@ func checkCA(server *url.URL, data []byte, t Token) (*x509.Certificate, error) {
 		if isLoopback(server.Hostname()) {
 			return cert, nil
 		}
-		return nil, fmt.Errorf("the token is a bare secret, which cannot prove that %s is the right server: use the whole token, K10…, from <data-dir>/server/agent-token there", server)
+		return nil, fmt.Errorf("the token is a bare secret, which cannot prove that %s is the right server: use the whole token, K10…, from <data-dir>/server/%s there", server, tokenFile(t.User))
 	}
 	if got := pki.HashOf(cert); got != t.CAHash {
 		return nil, fmt.Errorf("%s is not the server that the token is for: its CA has the hash %s, the token says %s", server, got, t.CAHash)
@@ -114,6 +114,14 @@ func isServer(state tls.ConnectionState) error {
 		return fmt.Errorf("the certificate shown is of %s, which is a node and no server", name)
 	}
 	return nil
+}
+
+// tokenFile is where servers keep the token that a server or a node joins with.
+func tokenFile(user string) string {
+	if user == UserServer {
+		return "token"
+	}
+	return "agent-token"
 }
 
 func isLoopback(host string) bool {

@@ -24,7 +24,8 @@ var shared = [...]string{
 	"token", "agent-token", "tls/ca.crt",
 }
 
-// settingsFile remembers the settings of a cluster that this server joined.
+// settingsFile remembers the settings of the cluster that this server founded or
+// joined.
 const settingsFile = "cluster.json"
 
 // Servers is the door at which further servers get what they need.
@@ -138,14 +139,18 @@ const (
 )
 
 // Fetch gets the keys of the cluster from the server at address and leaves them
-// in dir. A server that cannot be reached yet is waited for.
-func Fetch(ctx context.Context, dir, address, token string, request joining.ServerRequest, log *slog.Logger) error {
+// in dir, unless fits refuses the cluster's settings. A server that cannot be
+// reached yet is waited for.
+func Fetch(ctx context.Context, dir, address, token string, request joining.ServerRequest, fits func(joining.Settings) error, log *slog.Logger) error {
 	log.Info("joining the cluster", "component", "join", "server", address)
 	start, reported := time.Now(), time.Time{}
 	for attempt := 1; ; attempt++ {
 		answer, err := joining.JoinServer(ctx, address, token, request)
 		if err == nil {
-			return keepFiles(dir, answer)
+			err = fits(answer.Settings)
+			if err == nil {
+				return keepFiles(dir, answer)
+			}
 		}
 		if ctx.Err() != nil || !joining.Retry(err) {
 			return fmt.Errorf("join %s: %w", address, err)
@@ -163,18 +168,34 @@ func Fetch(ctx context.Context, dir, address, token string, request joining.Serv
 }
 
 func keepFiles(dir string, answer *joining.ServerAnswer) error {
-	settings, err := json.MarshalIndent(answer.Settings, "", "  ")
-	if err != nil {
+	if err := writeSettings(dir, answer.Settings); err != nil {
 		return err
-	}
-	if err := pki.WriteFile(filepath.Join(dir, settingsFile), settings, 0o600); err != nil {
-		return fmt.Errorf("keep the cluster's settings: %w", err)
 	}
 	return KeepFiles(dir, answer.Files)
 }
 
-// Settings gives those of the cluster that this server joined; nil: it founded
-// its own.
+func writeSettings(dir string, s joining.Settings) error {
+	data, err := json.MarshalIndent(s, "", "  ")
+	if err == nil {
+		err = pki.WriteFile(filepath.Join(dir, settingsFile), data, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("keep the cluster's settings: %w", err)
+	}
+	return nil
+}
+
+// KeepSettings writes the settings of a cluster that is founded, unless they are
+// there.
+func KeepSettings(dir string, s joining.Settings) error {
+	if kept, err := Settings(dir); err != nil || kept != nil {
+		return err
+	}
+	return writeSettings(dir, s)
+}
+
+// Settings gives those of the cluster that this server founded or joined; nil:
+// neither has happened. Those of a joined one name its servers.
 func Settings(dir string) (*joining.Settings, error) {
 	data, err := os.ReadFile(filepath.Join(dir, settingsFile))
 	if errors.Is(err, fs.ErrNotExist) {

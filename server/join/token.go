@@ -49,8 +49,8 @@ func loadToken(file, flag, given, user, caHash string) (joining.Token, error) {
 			return joining.Token{}, fmt.Errorf("%s: %w", source, err)
 		}
 	}
-	if t.CAHash != "" && t.CAHash != caHash {
-		return joining.Token{}, fmt.Errorf("%s: the token belongs to another cluster: it was made for the CA %s, this one is %s", source, t.CAHash, caHash)
+	if err := ofCA(t, caHash); err != nil {
+		return joining.Token{}, fmt.Errorf("%s: %w", source, err)
 	}
 	if t.User != "" && t.User != user {
 		return joining.Token{}, fmt.Errorf("%s: the token is for user %q, not %q", source, t.User, user)
@@ -62,6 +62,29 @@ func loadToken(file, flag, given, user, caHash string) (joining.Token, error) {
 		}
 	}
 	return t, nil
+}
+
+// OfCluster checks that a whole token was made for the cluster whose keys are in dir.
+func OfCluster(dir string, t joining.Token) error {
+	if t.CAHash == "" {
+		return nil
+	}
+	data, err := os.ReadFile(filepath.Join(dir, shared[len(shared)-1]))
+	if err != nil {
+		return err
+	}
+	ca, err := pki.ParseCertificate(data)
+	if err != nil {
+		return err
+	}
+	return ofCA(t, pki.HashOf(ca))
+}
+
+func ofCA(t joining.Token, caHash string) error {
+	if t.CAHash != "" && t.CAHash != caHash {
+		return fmt.Errorf("the token belongs to another cluster: it was made for the CA %s, this one is %s", t.CAHash, caHash)
+	}
+	return nil
 }
 
 func newSecret() string {
