@@ -36,8 +36,12 @@ install: build ## copy bin/orch to /usr/local/bin
 RELEASES  ?=
 CHANNEL   ?= stable
 ARCHS     ?= amd64 arm64
+# A minisign secret key, and its public half (minisign.pub's second line), which executables and install.sh learn.
+SIGNKEY   ?=
+PUBLICKEY ?=
+LDFLAGS   += $(if $(PUBLICKEY),-X orch/internal/version.ReleaseKey=$(PUBLICKEY))
 DIST       = dist/$(VERSION)
-release: prerequisites ## build dist/: executables for ARCHS, checksums, install.sh that downloads from RELEASES
+release: prerequisites ## build dist/: executables for ARCHS, checksums (signed with SIGNKEY), install.sh that downloads from RELEASES
 	@mkdir -p $(DIST) dist/channels
 	@for arch in $(ARCHS); do \
 		$(GO) run ./runtime/embedded/build -arch $$arch || exit 1; \
@@ -45,8 +49,12 @@ release: prerequisites ## build dist/: executables for ARCHS, checksums, install
 		echo "release: orch $(VERSION) for $$arch"; \
 		CGO_ENABLED=0 GOARCH=$$arch $(GO) build -trimpath $$overlay -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(DIST)/orch-$$arch . || exit 1; \
 	done
-	@sed 's|^default_releases=.*|default_releases=$(RELEASES)|' scripts/install.sh >dist/install.sh && chmod 755 dist/install.sh && cp dist/install.sh $(DIST)/
+	@sed 's|^default_releases=.*|default_releases=$(RELEASES)|; s|^default_public_key=.*|default_public_key=$(PUBLICKEY)|' scripts/install.sh >dist/install.sh && chmod 755 dist/install.sh && cp dist/install.sh $(DIST)/
 	@cd $(DIST) && sha256sum orch-* install.sh >sha256sums.txt && cat sha256sums.txt
+	@if [ -n "$(SIGNKEY)" ]; then \
+		test -n "$(PUBLICKEY)" || { echo "release: SIGNKEY needs PUBLICKEY, which executables and install.sh check with"; exit 1; }; \
+		minisign -S -s "$(SIGNKEY)" -m $(DIST)/sha256sums.txt && minisign -Vq -P "$(PUBLICKEY)" -m $(DIST)/sha256sums.txt; \
+	else echo "release: not signed: give SIGNKEY and PUBLICKEY"; fi
 	@echo $(VERSION) >dist/channels/$(CHANNEL)
 
 test: build ## run every test: unit tests under the race detector, then end to end

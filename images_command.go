@@ -26,6 +26,7 @@ func imagesCommand() *cli.Command {
 		Usage: "look after the container images of this node",
 		Subcommands: []*cli.Command{
 			{Name: "import", Usage: "take in the images of docker or OCI archives (- reads standard input)", ArgsUsage: "ARCHIVE...", Flags: flags, Action: withImages(importImages)},
+			{Name: "check", Usage: "read archives to their end, without importing them", ArgsUsage: "ARCHIVE...", Action: checkArchives},
 			{Name: "list", Aliases: []string{"ls"}, Usage: "list the images of this node", Flags: flags, Action: withImages(listImages)},
 			{Name: "pull", Usage: "fetch images from their registry", ArgsUsage: "IMAGE...", Flags: flags, Action: withImages(pullImages)},
 			{Name: "remove", Aliases: []string{"rm"}, Usage: "remove images with all their names; one whose archive is in the images folder comes back at the next start", ArgsUsage: "IMAGE...", Flags: flags, Action: withImages(removeImages)},
@@ -52,6 +53,18 @@ func withImages(action func(*cli.Context, *runtime.ImageStore) error) cli.Action
 func needArguments(c *cli.Context, what string) error {
 	if c.NArg() == 0 {
 		return fmt.Errorf("orch images %s: name at least one %s", c.Command.Name, what)
+	}
+	return nil
+}
+
+func checkArchives(c *cli.Context) error {
+	if err := needArguments(c, "archive"); err != nil {
+		return err
+	}
+	for _, path := range c.Args().Slice() {
+		if err := runtime.CheckArchive(path); err != nil {
+			return err
+		}
 	}
 	return nil
 }

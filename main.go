@@ -74,6 +74,7 @@ func run(ctx context.Context, args []string) error {
 			snapshotCommand(),
 			imagesCommand(),
 			checkCommand(),
+			verifyCommand(),
 			completionCommand(),
 			versionCommand(),
 		},

@@ -17,14 +17,20 @@
 #                          sha256sums.txt and archives of images (no network is needed)
 #   ORCH_BIN_DIR           where the executable goes (default /usr/local/bin)
 #   ORCH_SKIP_START        set to true to install without starting
+#   ORCH_PRINT_TOKEN       set to true to end with a line that a further node can be installed
+#                          with as it is, its token included
+#   ORCH_PUBLIC_KEY        minisign key that releases are signed with, where it is not the script's own
 #
 # Running it again upgrades, and keeps the settings that are not given anew; a
 # variable that is set and empty takes its setting back. Nothing is restarted
-# when nothing changed.
+# when nothing changed. What makes no sense is refused before anything is
+# touched: an orch that runs goes on as it was.
 set -eu
 
 # `make release` writes its RELEASES here. A checkout builds instead.
 default_releases=
+# ... and here the public half of the key that it signs with.
+default_public_key=
 
 etc=/etc/orch
 env_file=$etc/orch.env
@@ -49,14 +55,18 @@ detect_arch() {
 	esac
 }
 
-fetch() { # URL FILE
+try_fetch() { # URL FILE
 	if command -v curl >/dev/null 2>&1; then
-		curl -sfL --retry 2 -o "$2" "$1" </dev/null || die "cannot download $1"
+		curl -sfL --retry 2 -o "$2" "$1" </dev/null
 	elif command -v wget >/dev/null 2>&1; then
-		wget -qO "$2" "$1" </dev/null || die "cannot download $1"
+		wget -qO "$2" "$1" </dev/null
 	else
 		die "downloading needs curl or wget: install one of them"
 	fi
+}
+
+fetch() { # URL FILE
+	try_fetch "$1" "$2" || die "cannot download $1"
 }
 
 hash_of() { sha256sum "$1" | cut -d ' ' -f 1; }
@@ -70,6 +80,29 @@ verify() { # FILE NAME SUMS
 	[ -n "$want" ] || die "$3 lists no checksum for $2"
 	got=$(hash_of "$1")
 	[ "$got" = "$want" ] || die "the checksum of $2 is wrong: it is $got, should be $want. The file is damaged or was tampered with; nothing was installed"
+}
+
+# check_signature wants SUMS, the list of checksums, signed by whom releases are
+# from. An orch that is installed knows the key; minisign is asked otherwise.
+check_signature() { # SUMS
+	key=${ORCH_PUBLIC_KEY:-$default_public_key}
+	if [ -x "$bin" ] && "$bin" verify --help >/dev/null 2>&1; then
+		verified=0
+		"$bin" verify ${ORCH_PUBLIC_KEY:+--key "$ORCH_PUBLIC_KEY"} "$1" >"$tmp/verify" 2>&1 || verified=$?
+		case $verified in
+		0) return ;;
+		3) ;; # it knows no key
+		*) die "$(cat "$tmp/verify"); nothing was changed" ;;
+		esac
+	fi
+	if [ -z "$key" ]; then
+		say "the checksums were not checked against a signature: no key is known (ORCH_PUBLIC_KEY)"
+	elif command -v minisign >/dev/null 2>&1; then
+		[ -f "$1.minisig" ] || die "the checksums are not signed, and a key is known: nothing was changed"
+		minisign -Vq -P "$key" -m "$1" -x "$1.minisig" </dev/null >/dev/null 2>&1 || die "the checksums are not signed by $key: the release was tampered with; nothing was changed"
+	else
+		say "the checksums could not be checked against their signature: neither an orch that knows the key nor minisign is installed"
+	fi
 }
 
 # obtain leaves the executable at $staged.
@@ -98,6 +131,7 @@ take_file() {
 take_folder() {
 	[ -f "$1/orch-$arch" ] || die "$1 has no orch-$arch"
 	[ -f "$1/sha256sums.txt" ] || die "$1 has no sha256sums.txt: copy it from the release as well"
+	check_signature "$1/sha256sums.txt"
 	cp "$1/orch-$arch" "$staged"
 	verify "$staged" "orch-$arch" "$1/sha256sums.txt"
 	for archive in "$1"/*.tar "$1"/*.tar.gz "$1"/*.tgz "$1"/*.tar.zst; do
@@ -122,6 +156,8 @@ download() {
 		[ -n "$version" ] || die "the channel $channel names no version"
 	fi
 	fetch "$releases/$version/sha256sums.txt" "$tmp/sums"
+	try_fetch "$releases/$version/sha256sums.txt.minisig" "$tmp/sums.minisig" || rm -f "$tmp/sums.minisig"
+	check_signature "$tmp/sums"
 	want=$(listed "orch-$arch" "$tmp/sums")
 	[ -n "$want" ] || die "$version is not there for $arch: its sha256sums.txt lists no orch-$arch"
 	if [ -f "$bin" ] && [ "$(hash_of "$bin")" = "$want" ]; then
@@ -151,7 +187,19 @@ build() { # CHECKOUT
 # --- so that no token is in a unit file or in the list of processes
 
 # These direct this script and are no flags of orch.
-own_variables=' ORCH_URL ORCH_EXEC ORCH_BIN ORCH_BIN_DIR ORCH_RELEASES ORCH_VERSION ORCH_CHANNEL ORCH_SKIP_START ORCH_ROLE '
+own_variables=' ORCH_URL ORCH_EXEC ORCH_BIN ORCH_BIN_DIR ORCH_RELEASES ORCH_VERSION ORCH_CHANNEL ORCH_SKIP_START ORCH_ROLE ORCH_PRINT_TOKEN ORCH_PUBLIC_KEY '
+
+# with_settings becomes a command with the settings in FILE and no other ORCH_
+# variable: this script's own would be taken for flags. Call it in a subshell.
+with_settings() { # FILE COMMAND...
+	for name in $(env | sed -n 's/^\(ORCH_[A-Za-z0-9_]*\)=.*/\1/p'); do unset "$name"; done
+	set -a
+	# shellcheck disable=SC1090
+	. "$1"
+	set +a
+	shift
+	exec "$@"
+}
 
 # set_option puts NAME into the new settings, or takes it out when VALUE is empty.
 set_option() { # NAME VALUE
@@ -177,7 +225,7 @@ option() { # NAME: its value in the new settings
 setting() { # FLAG: its value in the new settings, or in the operator's own config file
 	value=$(option "$(variable "$1")")
 	if [ -z "$value" ] && [ -f "$etc/config.yaml" ]; then
-		value=$(sed -n "s/^$1:[[:space:]]*//p" "$etc/config.yaml" | tr -d "\"'")
+		value=$(sed -n "s/^$1:[[:space:]]*//p" "$etc/config.yaml" | sed 's/[[:space:]]#.*//; s/[[:space:]]*$//' | tr -d "\"'")
 	fi
 	printf '%s' "$value"
 }
@@ -189,6 +237,7 @@ take_environment() {
 		case $own_variables in
 		*" $name "*) continue ;;
 		esac
+		taken="$taken $name"
 		eval "set_option $name \"\${$name}\""
 	done
 	[ -z "${ORCH_URL+set}" ] || set_option ORCH_JOIN "$ORCH_URL"
@@ -226,11 +275,20 @@ take_arguments() {
 	done
 }
 
+# known_variable refuses what is no flag: a setting that is misspelt would be
+# missing without a word.
+known_variable() { # NAME
+	grep -q "\[.*\$$1[],]" "$tmp/help" && return 0
+	printf '%s=x\n' "$1" >"$tmp/odd"
+	hint=$(with_settings "$tmp/odd" "$staged" "$role" --dry-run --config /dev/null 2>&1 | sed -n 's/.*\(did you mean.*\)/: \1/p')
+	die "$1 is neither a flag of orch $role nor a variable of this script${hint:-: see orch $role --help}; nothing was changed"
+}
+
 # settle finds out what this machine shall be and writes it to $tmp/env.
 settle() {
 	if [ -f "$env_file" ]; then cp "$env_file" "$tmp/env"; else : >"$tmp/env"; fi
 	was=$(option ORCH_ROLE)
-	role='' flags=''
+	role='' flags='' taken=''
 	# shellcheck disable=SC2086
 	set -- ${ORCH_EXEC:-} "$@"
 	take_environment
@@ -248,10 +306,16 @@ settle() {
 		die "joining $join needs ORCH_TOKEN: it is in /var/lib/orch/server/$file there"
 	fi
 	[ "$role" = server ] || [ -n "$join" ] || die "an agent needs ORCH_URL=https://HOST:6443 of a server, and ORCH_TOKEN"
+	(with_settings /dev/null "$staged" "$role" --help) >"$tmp/help"
 	for flag in $flags; do
-		"$staged" "$role" --help | grep -q -- "--${flag}[ ,]" || die "orch $role has no flag --$flag: see orch $role --help"
+		grep -q -- "--${flag}[ ,]" "$tmp/help" || die "orch $role has no flag --$flag: see orch $role --help"
 		case $flag in
 		recover | from) die "--$flag is for once: stop the service and run orch server --$flag by hand" ;;
+		esac
+	done
+	for name in $taken; do
+		case $name in
+		ORCH_*) known_variable "$name" ;;
 		esac
 	done
 	set_option ORCH_ROLE "$role"
@@ -394,14 +458,14 @@ start_service() {
 	none)
 		stop_detached
 		say "starting orch $role (log: $log); nothing starts it when this machine does: it has neither systemd nor OpenRC"
-		(
-			set -a
-			# shellcheck disable=SC1090
-			. "$env_file"
-			set +a
-			exec setsid "$bin" "$role"
-		) </dev/null >>"$log" 2>&1 &
+		(with_settings "$env_file" setsid "$bin" "$role") </dev/null >>"$log" 2>&1 &
 		echo $! >"$pid_file"
+		# Until it is orch, it looks as if orch had ended.
+		tries=0
+		until running || [ "$tries" -ge 50 ]; do
+			tries=$((tries + 1))
+			sleep 0.1
+		done
 		;;
 	esac
 }
@@ -487,21 +551,20 @@ fi
 
 # daemons prints the ids of orch processes that hold files of this data directory.
 daemons() {
-	for dir in /proc/[0-9]*; do
-		case $(readlink "$dir/exe" 2>/dev/null) in
-		"$bin" | "$bin (deleted)") ;;
-		*) continue ;;
-		esac
-		for file in "$dir"/fd/*; do
-			case $(readlink "$file" 2>/dev/null) in
-			"$data_dir"/*)
-				echo "${dir#/proc/}"
-				break
-				;;
-			esac
+	# One process looks at all: a busy machine has thousands of them.
+	# shellcheck disable=SC2012
+	ls -l /proc/[0-9]*/exe 2>/dev/null | awk -v bin="$bin" '
+		{ at = index($0, "/proc/"); rest = substr($0, at); split(rest, part, "/exe -> ") }
+		part[2] == bin || part[2] == bin " (deleted)" { print part[1] }' |
+		while read -r dir; do
+			# shellcheck disable=SC2010,SC2012
+			ls -l "$dir/fd" 2>/dev/null | grep -qF " -> $data_dir/" && ours "$dir" && echo "${dir#/proc/}"
 		done
-	done
 }
+
+# ours tells whether a process sees our data directory, and not another one that
+# lies at the same path in a container or a mount namespace of its own.
+ours() { [ "$(stat -Lc %d:%i "$1/root$data_dir" 2>/dev/null)" = "$(stat -Lc %d:%i "$data_dir")" ]; }
 
 # shellcheck disable=SC2046
 kill $(daemons) 2>/dev/null
@@ -533,10 +596,12 @@ pod_cgroups() {
 }
 
 pod_processes() {
-	for dir in /proc/[0-9]*; do
-		program=$(tr '\0' '\n' <"$dir/cmdline" 2>/dev/null | head -n 1)
-		[ "$program" != "$data_dir/agent/bin/containerd-shim-runc-v2" ] || tree "${dir#/proc/}"
-	done
+	grep -laF "$data_dir/agent/bin/containerd-shim-runc-v2" /proc/[0-9]*/cmdline 2>/dev/null |
+		while read -r file; do
+			dir=${file%/cmdline}
+			program=$(tr '\0' '\n' 2>/dev/null <"$file" | head -n 1)
+			[ "$program" = "$data_dir/agent/bin/containerd-shim-runc-v2" ] && ours "$dir" && tree "${dir#/proc/}"
+		done 2>/dev/null # those that have ended meanwhile
 	pod_cgroups | while read -r cgroup; do cat "$cgroup/cgroup.procs" 2>/dev/null; done
 }
 
@@ -643,7 +708,7 @@ rmdir /var/log/pods /var/log/containers 2>/dev/null
 rm -f "$kubeconfig" /etc/orch/orch.env /var/log/orch.log "$bin"
 if [ -z "$keep" ]; then
 	# By name, should the folder hold anything else.
-	rm -rf "$data_dir/server" "$data_dir/agent" "$data_dir/images"
+	rm -rf "$data_dir/server" "$data_dir/agent" "$data_dir/images" "$data_dir/lock"
 	rmdir "$data_dir" 2>/dev/null || [ ! -d "$data_dir" ] || say "kept, as orch did not make it: $(ls -d "$data_dir"/*)"
 else
 	say "the data are kept in $data_dir"
@@ -671,15 +736,39 @@ install_archives() {
 }
 
 check_machine() {
-	(
-		set -a
-		# shellcheck disable=SC1091
-		. "$tmp/env"
-		exec "$staged" check --data-dir "$data_dir" --for "$role"
-	) >"$tmp/check" 2>&1 || {
+	(with_settings "$tmp/env" "$staged" check --data-dir "$data_dir" --for "$role") >"$tmp/check" 2>&1 || {
 		cat "$tmp/check" >&2
-		die "this machine lacks something, see above; mend it and run this again. Nothing was installed"
+		die "this machine lacks something, see above; mend it and run this again. Nothing was changed"
 	}
+}
+
+# check_settings has the new executable look at all of them, at the port and at the
+# token, while the old one runs.
+check_settings() {
+	tried=0
+	(with_settings "$tmp/env" "$staged" "$role" --dry-run) >"$tmp/check" 2>&1 </dev/null || tried=$?
+	grep level=WARN "$tmp/check" | sed 's/.* msg=/[orch] warning: /' >&2 || true
+	case $tried in
+	0) return ;;
+	75) if [ "${ORCH_SKIP_START:-}" = true ]; then
+		say "$(sed -n 's/^orch: //p' "$tmp/check")"
+		return
+	fi ;;
+	esac
+	sed -n '/level=WARN/!s/^orch: /[orch] /p' "$tmp/check" >&2
+	unchanged="nothing was changed"
+	if running; then unchanged="$unchanged: orch goes on running as it was"; fi
+	if [ "$tried" = 75 ]; then unchanged="$unchanged (ORCH_SKIP_START=true installs all the same)"; fi
+	die "orch $role would not start with these settings; $unchanged"
+}
+
+# check_archives reads each of them to its end: one that is damaged would be missed
+# only when its image is wanted.
+check_archives() {
+	[ -f "$tmp/archives" ] || return 0
+	while read -r archive; do
+		"$staged" images check "$archive" >"$tmp/check" 2>&1 </dev/null || die "$(sed 's/^orch: //' "$tmp/check"); nothing was changed"
+	done <"$tmp/archives"
 }
 
 install_all() {
@@ -714,8 +803,22 @@ orch is running. Try:
   orch kubectl expose deployment hello --port=80 --target-port=8080
   orch kubectl get pods,services
 The kubeconfig for other tools is $kubeconfig.
-A further node: ORCH_URL=https://THIS_MACHINE:6443 ORCH_TOKEN=… with the token in $data_dir/server/agent-token.
 TXT
+	where="$data_dir/server/agent-token"
+	if [ "${ORCH_PRINT_TOKEN:-}" = true ]; then token=$(cat "$where"); else token=TOKEN; fi
+	port=$(setting https-listen-port)
+	line="ORCH_URL=https://$(server_address):${port:-6443} ORCH_TOKEN=$token sh"
+	if [ -n "${releases:-}" ]; then line="curl -sfL $releases/install.sh | $line -"; else line="$line install.sh"; fi
+	printf 'To make another machine a node of this cluster, paste there, as root:\n  %s\n' "$line"
+	[ "$token" != TOKEN ] || printf 'with the text of %s for TOKEN (ORCH_PRINT_TOKEN=true prints it here).\n' "$where"
+}
+
+# server_address is where other machines reach this server.
+server_address() {
+	address=$(setting advertise-address)
+	address=${address:-$(setting node-ip)}
+	[ -n "$address" ] || address=$("$bin" kubectl --kubeconfig "$kubeconfig" get endpointslices kubernetes -o 'jsonpath={.endpoints[0].addresses[0]}' </dev/null 2>/dev/null) || address=
+	printf '%s' "${address:-THIS_MACHINE}"
 }
 
 main() {
@@ -736,7 +839,9 @@ main() {
 	mkdir -p "$bin_dir"
 	obtain
 	settle "$@"
+	check_settings
 	check_machine
+	check_archives
 	install_all
 	if [ "${ORCH_SKIP_START:-}" = true ]; then
 		say "installed; it is not started, as ORCH_SKIP_START says"

@@ -12,6 +12,10 @@ var (
 	Orch      = "dev"
 	Commit    = ""
 	BuildDate = "1970-01-01T00:00:00Z"
+
+	// ReleaseKey is the minisign key that the checksums of releases are signed with;
+	// "": they are not.
+	ReleaseKey = ""
 )
 
 // Kubernetes is the version of the API served, as /version reports it. The

@@ -288,3 +288,110 @@ func readySecond(ctx context.Context, n *cluster.Node) error {
 		}
 	}
 }
+
+// TestNode08InstallerLeavesWhatRuns: an emptied variable is taken back and the
+// server runs with the default; whatever makes no sense is said at once, and the
+// server that runs goes on as it was.
+func TestNode08InstallerLeavesWhatRuns(t *testing.T) {
+	t.Parallel()
+	network := cluster.StartNetwork(t)
+	b := cluster.NewSandbox(t, closing(t, network))
+	install, err := filepath.Abs("../../scripts/install.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := "ORCH_BIN=" + b.Node.Orch
+	b.Shell(install, from, "ORCH_LOG_LEVEL=debug")
+	if got := b.Shell("grep ORCH_LOG_LEVEL /etc/orch/orch.env"); got != `ORCH_LOG_LEVEL="debug"` {
+		t.Errorf("the settings hold %s", got)
+	}
+	out := b.Shell(install, from, "ORCH_LOG_LEVEL=")
+	if !strings.Contains(out, " Ready ") {
+		t.Errorf("with a variable that is taken back:\n%s", out)
+	}
+	if _, err := b.Try("grep ORCH_LOG_LEVEL /etc/orch/orch.env"); err == nil {
+		t.Error("the setting was not taken back")
+	}
+	pid, settings := b.Orch(), b.Shell("cat /etc/orch/orch.env")
+	for want, env := range map[string][]string{
+		"did you mean ORCH_NODE_NAME?":            {"ORCH_NODENAME=a"},
+		"ORCH_FLAG_OF_NOBODY is neither a flag":   {"ORCH_FLAG_OF_NOBODY=a"},
+		`--log-level "loud"`:                      {"ORCH_LOG_LEVEL=loud"},
+		"--https-listen-port 70000":               {"ORCH_HTTPS_LISTEN_PORT=70000"},
+		`could not parse "many" as int value`:     {"ORCH_HTTPS_LISTEN_PORT=many"},
+		"founded with 10.43.0.0/16":               {"ORCH_SERVICE_CIDR=10.50.0.0/16"},
+		"--token: not a join token":               {"ORCH_TOKEN=a::b"},
+		`--disable "dsn"`:                         {"ORCH_DISABLE=dsn"},
+		"--token-file: open /no/such/file":        {"ORCH_TOKEN_FILE=/no/such/file"},
+		"https://10.99.0.77:6443: cannot be aske": {"ORCH_EXEC=server", "ORCH_JOIN=https://10.99.0.77:6443", "ORCH_TOKEN=K10" + strings.Repeat("ab", 32) + "::server:a"},
+	} {
+		out, err := b.Try(install, append(env, from)...)
+		if err == nil || !strings.Contains(out, want) && !strings.Contains(out, "belongs to another cluster") || !strings.Contains(out, "nothing was changed") {
+			t.Errorf("%v: %v\n%s\nwant %q", env, err, out, want)
+		}
+		if now := b.Shell("cat /etc/orch/orch.env"); now != settings {
+			t.Errorf("%v: the settings became\n%s", env, now)
+		}
+	}
+	b.Shell("sed -i '1i cluster-domian: a' /etc/orch/config.yaml 2>/dev/null || echo 'cluster-domian: a' >/etc/orch/config.yaml")
+	if out, err := b.Try(install, from); err == nil || !strings.Contains(out, "did you mean cluster-domain?") || !strings.Contains(out, "goes on running as it was") {
+		t.Errorf("with a config file that holds a misspelt key: %v\n%s", err, out)
+	}
+	b.Shell("rm /etc/orch/config.yaml")
+	if now := b.Orch(); now != pid {
+		t.Errorf("orch was process %s and is %q", pid, now)
+	}
+	b.Shell("orch kubectl get --raw /readyz")
+	b.Shell("orch-uninstall.sh")
+}
+
+// TestInstallAgentRefused: a node's installation that cannot work is told so at
+// once, and nothing is left of it.
+func TestInstallAgentRefused(t *testing.T) {
+	t.Parallel()
+	network := cluster.StartNetwork(t)
+	server := closing(t, network, "--disable-agent")
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitForFile(t, server, server.Kubeconfig)
+	data, err := os.ReadFile(filepath.Join(server.DataDir(), "server", "agent-token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := strings.TrimSpace(string(data))
+	b := cluster.NewSandbox(t, closing(t, network))
+	install, err := filepath.Abs("../../scripts/install.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := "https://" + server.IP
+	for want, env := range map[string][]string{
+		"cannot be asked now":            {"ORCH_URL=" + url + ":6444", "ORCH_TOKEN=" + token}, // a wrong port
+		"the token's secret is wrong":    {"ORCH_URL=" + url + ":6443", "ORCH_TOKEN=" + token + "x"},
+		"is not the server that the tok": {"ORCH_URL=" + url + ":6443", "ORCH_TOKEN=K10" + strings.Repeat("ab", 32) + "::node:a"},
+		"agent-token there":              {"ORCH_URL=" + url + ":6443", "ORCH_TOKEN=sesame"},
+		"of the form https://HOST":       {"ORCH_URL=" + server.IP + ":6443", "ORCH_TOKEN=" + token},
+		"neither a flag of orch agent":   {"ORCH_URL=" + url + ":6443", "ORCH_TOKEN=" + token, "ORCH_CLUSTER_CIDR=10.1.0.0/16"},
+	} {
+		out, err := b.Try(install, append(env, "ORCH_BIN="+b.Node.Orch)...)
+		if err == nil || !strings.Contains(out, want) || !strings.Contains(out, "nothing was changed") {
+			t.Errorf("%v: %v\n%s\nwant %q", env, err, out, want)
+		}
+	}
+	if out, err := b.Try("ls -d /usr/local/bin/*orch* /etc/orch $ORCH_DATA_DIR 2>/dev/null"); err == nil || out != "" {
+		t.Errorf("left behind: %s", out)
+	}
+	out := b.Shell(install, "ORCH_URL="+url+":6444", "ORCH_TOKEN="+token, "ORCH_SKIP_START=true", "ORCH_BIN="+b.Node.Orch)
+	if !strings.Contains(out, "cannot be asked now") || !strings.Contains(out, "it is not started") {
+		t.Errorf("without a start:\n%s", out)
+	}
+	// On such a machine kubectl says where to go.
+	if out, err := b.Try(install, "ORCH_URL="+url+":6443", "ORCH_TOKEN="+token, "ORCH_BIN="+b.Node.Orch); err != nil {
+		t.Fatalf("%v %s\n%s", err, out, b.Shell("cat /var/log/orch.log; cat /etc/orch/orch.env"))
+	}
+	if out, err := b.Try("orch kubectl get pods", "HOME=/nowhere"); err == nil || !strings.Contains(out, "node of the cluster of "+url+":6443") {
+		t.Errorf("kubectl on an agent: %v\n%s", err, out)
+	}
+	b.Shell("orch-uninstall.sh")
+}

@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"crypto/ed25519"
 	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,6 +15,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/crypto/blake2b"
 
 	"orch/test/cluster"
 )
@@ -44,49 +48,49 @@ var foreign = []struct{ make, check string }{
 func TestInstall(t *testing.T) {
 	t.Parallel()
 	b := newSandbox(t)
-	t.Cleanup(func() { _, _ = b.try("ip netns del $(cat /run/mine)") })
+	t.Cleanup(func() { _, _ = b.Try("ip netns del $(cat /run/mine)") })
 	for _, f := range foreign {
-		b.run(f.make)
+		b.Shell(f.make)
 	}
-	install, from := installer(t), "ORCH_BIN="+b.node.Orch
-	if out := b.run(install, from); !strings.Contains(out, " Ready ") || !strings.Contains(out, "create deployment hello") {
+	install, from := installer(t), "ORCH_BIN="+b.Node.Orch
+	if out := b.Shell(install, from); !strings.Contains(out, " Ready ") || !strings.Contains(out, "create deployment hello") {
 		t.Errorf("install.sh printed:\n%s", out)
 	}
-	if mode := b.run("stat -c %a /etc/orch/kubeconfig.yaml /etc/orch/orch.env"); mode != "600\n600" {
+	if mode := b.Shell("stat -c %a /etc/orch/kubeconfig.yaml /etc/orch/orch.env"); mode != "600\n600" {
 		t.Errorf("modes of kubeconfig and settings: %s", mode)
 	}
-	b.run("orch kubectl create deployment hello --image=orch.local/hello && orch kubectl rollout status deployment/hello --timeout=60s")
-	pods, orch := b.pods(), b.orch()
-	if out := b.run(install, from); !strings.Contains(out, "nothing changed") || b.orch() != orch {
-		t.Errorf("a second run printed:\n%s\norch was process %s and is %s", out, orch, b.orch())
+	b.Shell("orch kubectl create deployment hello --image=orch.local/hello && orch kubectl rollout status deployment/hello --timeout=60s")
+	pods, orch := b.Pods(), b.Orch()
+	if out := b.Shell(install, from); !strings.Contains(out, "nothing changed") || b.Orch() != orch {
+		t.Errorf("a second run printed:\n%s\norch was process %s and is %s", out, orch, b.Orch())
 	}
 
-	upgrade := b.node.Dir + "/orch-next"
-	b.run("cp " + b.node.Orch + " " + upgrade + " && echo >>" + upgrade)
-	b.run(install, "ORCH_BIN="+upgrade)
-	if now := b.orch(); now == orch || now == "" {
+	upgrade := b.Node.Dir + "/orch-next"
+	b.Shell("cp " + b.Node.Orch + " " + upgrade + " && echo >>" + upgrade)
+	b.Shell(install, "ORCH_BIN="+upgrade)
+	if now := b.Orch(); now == orch || now == "" {
 		t.Errorf("orch was process %s before the upgrade and is %q", orch, now)
 	}
 	// A shim may be running a helper just then; what ran before must still run.
-	if after := b.pods(); slices.ContainsFunc(pods, func(pid int) bool { return !slices.Contains(after, pid) }) {
+	if after := b.Pods(); slices.ContainsFunc(pods, func(pid int) bool { return !slices.Contains(after, pid) }) {
 		t.Errorf("processes of pods before and after an upgrade: %v, %v", pods, after)
 	}
 
-	b.run("orch-killall.sh")
+	b.Shell("orch-killall.sh")
 	b.checkStopped()
-	b.run(install, "ORCH_BIN="+upgrade)
-	b.run("orch kubectl wait --for=condition=Ready pod -l app=hello --timeout=60s")
+	b.Shell(install, "ORCH_BIN="+upgrade)
+	b.Shell("orch kubectl wait --for=condition=Ready pod -l app=hello --timeout=60s")
 
-	out := b.run("orch-uninstall.sh")
+	out := b.Shell("orch-uninstall.sh")
 	b.checkStopped()
 	if !strings.Contains(out, "mine.yaml") || !strings.Contains(out, "data/mine") {
 		t.Errorf("uninstalling does not tell what it kept:\n%s", out)
 	}
-	if out, err := b.try("ls -d /usr/local/bin/*orch* /etc/orch/kubeconfig.yaml /etc/orch/orch.env /var/log/orch* /run/orch* $ORCH_DATA_DIR/[!m]* 2>/dev/null"); err == nil || out != "" {
+	if out, err := b.Try("ls -d /usr/local/bin/*orch* /etc/orch/kubeconfig.yaml /etc/orch/orch.env /var/log/orch* /run/orch* $ORCH_DATA_DIR/[!m]* 2>/dev/null"); err == nil || out != "" {
 		t.Errorf("files after uninstalling: %s", out)
 	}
 	for _, f := range foreign {
-		if out, err := b.try(f.check); err != nil {
+		if out, err := b.Try(f.check); err != nil {
 			t.Errorf("gone with orch: %s (%v %s)", f.make, err, out)
 		}
 	}
@@ -95,10 +99,10 @@ func TestInstall(t *testing.T) {
 // checkStopped finds nothing of orch that runs or is set up.
 func (b *sandbox) checkStopped() {
 	b.Helper()
-	if left := b.pods(); len(left) > 0 {
+	if left := b.Pods(); len(left) > 0 {
 		b.Errorf("processes of pods: %v", left)
 	}
-	if pid := b.orch(); pid != "" {
+	if pid := b.Orch(); pid != "" {
 		b.Errorf("orch runs: %s", pid)
 	}
 	for _, look := range []string{
@@ -107,7 +111,7 @@ func (b *sandbox) checkStopped() {
 		"ls -d /sys/fs/cgroup/*/kubepods/*/pod* /sys/fs/cgroup/*/kubepods/pod* 2>/dev/null | grep -F \"$(ls $ORCH_DATA_DIR/agent/pods 2>/dev/null | grep . || echo none)\"",
 		"grep $ORCH_DATA_DIR/ /proc/self/mounts",
 	} {
-		if out, err := b.try(look); err == nil {
+		if out, err := b.Try(look); err == nil {
 			b.Errorf("still there: %s\n%s", look, out)
 		}
 	}
@@ -167,7 +171,7 @@ func TestInstallOverHTTP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	web := &http.Server{Handler: http.FileServer(http.Dir(release(t, server.node.Orch)))}
+	web := &http.Server{Handler: http.FileServer(http.Dir(release(t, server.Node.Orch)))}
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = web.Serve(listener) })
 	t.Cleanup(func() {
@@ -177,77 +181,77 @@ func TestInstallOverHTTP(t *testing.T) {
 	url := "http://" + listener.Addr().String()
 	curl, from := "curl -sSfL "+url+"/install.sh | sh -s - ", "ORCH_RELEASES="+url
 
-	if out, err := server.try(curl, from, "ORCH_VERSION=bad"); err == nil || !strings.Contains(out, "the checksum of orch-") {
+	if out, err := server.Try(curl, from, "ORCH_VERSION=bad"); err == nil || !strings.Contains(out, "the checksum of orch-") {
 		t.Errorf("with a wrong checksum: %v\n%s", err, out)
 	}
-	if out, err := server.try(curl, from, "ORCH_CHANNEL=nightly"); err == nil || !strings.Contains(out, "cannot download "+url+"/channels/nightly") {
+	if out, err := server.Try(curl, from, "ORCH_CHANNEL=nightly"); err == nil || !strings.Contains(out, "cannot download "+url+"/channels/nightly") {
 		t.Errorf("with a channel that is not there: %v\n%s", err, out)
 	}
-	if out, err := server.try(curl+"--nod-name a", from); err == nil || !strings.Contains(out, "orch server has no flag --nod-name") {
+	if out, err := server.Try(curl+"--nod-name a", from); err == nil || !strings.Contains(out, "orch server has no flag --nod-name") {
 		t.Errorf("with a flag that is not there: %v\n%s", err, out)
 	}
-	if out, err := server.try("ls /usr/local/bin/*orch*"); err == nil {
+	if out, err := server.Try("ls /usr/local/bin/*orch*"); err == nil {
 		t.Errorf("files of an installation that failed: %s", out)
 	}
 
-	out := server.run(curl+"server --node-label zone=a --node-label=rack=2 --token sesame-$((40+2))", from)
+	out := server.Shell(curl+"server --node-label zone=a --node-label=rack=2 --token sesame-$((40+2))", from)
 	if !strings.Contains(out, " Ready ") {
 		t.Errorf("install.sh printed:\n%s", out)
 	}
-	if calls := server.run("cat /var/log/systemctl.calls"); !strings.Contains(calls, "daemon-reload\nenable -q orch\nrestart --no-block orch") {
+	if calls := server.Shell("cat /var/log/systemctl.calls"); !strings.Contains(calls, "daemon-reload\nenable -q orch\nrestart --no-block orch") {
 		t.Errorf("systemctl was called with:\n%s", calls)
 	}
-	if out := server.run("orch kubectl get nodes -l zone=a,rack=2 -o name"); out != "node/"+server.node.Name {
+	if out := server.Shell("orch kubectl get nodes -l zone=a,rack=2 -o name"); out != "node/"+server.Node.Name {
 		t.Errorf("nodes with the labels that were given: %q", out)
 	}
 
-	token := strings.TrimSpace(server.run("cat $ORCH_DATA_DIR/server/agent-token"))
-	join := "ORCH_URL=https://" + server.node.IP + ":6443"
-	if out, err := agent.try(curl, from, join); err == nil || !strings.Contains(out, "needs ORCH_TOKEN") {
+	token := strings.TrimSpace(server.Shell("cat $ORCH_DATA_DIR/server/agent-token"))
+	join := "ORCH_URL=https://" + server.Node.IP + ":6443"
+	if out, err := agent.Try(curl, from, join); err == nil || !strings.Contains(out, "needs ORCH_TOKEN") {
 		t.Errorf("without a token: %v\n%s", err, out)
 	}
-	if out, err := agent.try(curl, from, join, "ORCH_TOKEN="+token+"x"); err == nil || !strings.Contains(out, "the token's secret is wrong") {
+	if out, err := agent.Try(curl, from, join, "ORCH_TOKEN="+token+"x"); err == nil || !strings.Contains(out, "the token's secret is wrong") {
 		t.Errorf("with a wrong token: %v\n%s", err, out)
 	}
-	agent.run(curl, from, join, "ORCH_TOKEN="+token, "ORCH_LOG_LEVEL=warn") // the log does not tell that it is ready
-	if calls := agent.run("cat /var/log/rc.calls"); !strings.Contains(calls, "rc-update -q add orch default\nrc-service orch restart") {
+	agent.Shell(curl, from, join, "ORCH_TOKEN="+token, "ORCH_LOG_LEVEL=warn") // the log does not tell that it is ready
+	if calls := agent.Shell("cat /var/log/rc.calls"); !strings.Contains(calls, "rc-update -q add orch default\nrc-service orch restart") {
 		t.Errorf("OpenRC was called with:\n%s", calls)
 	}
-	server.run("orch kubectl wait --for=condition=Ready node/" + agent.node.Name + " --timeout=30s")
+	server.Shell("orch kubectl wait --for=condition=Ready node/" + agent.Node.Name + " --timeout=30s")
 	for b, secret := range map[*sandbox]string{server: "sesame-42", agent: token} {
-		b.write("/run/secret", secret)
-		if out, err := b.try("grep -rlaF -f /run/secret /etc/systemd /etc/init.d /var/log /proc/[0-9]*/cmdline 2>/dev/null"); err == nil {
+		b.Write("/run/secret", secret)
+		if out, err := b.Try("grep -rlaF -f /run/secret /etc/systemd /etc/init.d /var/log /proc/[0-9]*/cmdline 2>/dev/null"); err == nil {
 			t.Errorf("the token can be read in %s", out)
 		}
-		if mode := b.run("stat -c %a /etc/orch/orch.env"); mode != "600" {
+		if mode := b.Shell("stat -c %a /etc/orch/orch.env"); mode != "600" {
 			t.Errorf("mode of the settings: %s", mode)
 		}
 	}
 	// Settings stay when it is run again without any.
-	pid := agent.orch()
-	if out := agent.run(curl, from); !strings.Contains(out, "nothing changed") || agent.orch() != pid {
+	pid := agent.Orch()
+	if out := agent.Shell(curl, from); !strings.Contains(out, "nothing changed") || agent.Orch() != pid {
 		t.Errorf("a second run printed:\n%s", out)
 	}
-	if out, err := agent.try(curl+"server", from); err == nil || !strings.Contains(out, "this machine runs orch agent") {
+	if out, err := agent.Try(curl+"server", from); err == nil || !strings.Contains(out, "this machine runs orch agent") {
 		t.Errorf("as something else: %v\n%s", err, out)
 	}
 	// When the machine goes down, OpenRC has the pods end first.
-	server.run("orch kubectl cordon " + server.node.Name + " && orch kubectl create deployment hello --image=orch.local/hello && orch kubectl rollout status deployment/hello --timeout=60s")
-	if pods := agent.pods(); len(pods) == 0 {
+	server.Shell("orch kubectl cordon " + server.Node.Name + " && orch kubectl create deployment hello --image=orch.local/hello && orch kubectl rollout status deployment/hello --timeout=60s")
+	if pods := agent.Pods(); len(pods) == 0 {
 		t.Error("no pod runs on the agent")
 	}
-	shims := strings.ReplaceAll(agent.run("grep -l containerd-shim /proc/[0-9]*/cmdline"), "cmdline", "environ")
-	if out, err := agent.try("grep -laF -f /run/secret " + strings.ReplaceAll(shims, "\n", " ")); err == nil || strings.Contains(out, "Permission") {
+	shims := strings.ReplaceAll(agent.Shell("grep -l containerd-shim /proc/[0-9]*/cmdline"), "cmdline", "environ")
+	if out, err := agent.Try("grep -laF -f /run/secret " + strings.ReplaceAll(shims, "\n", " ")); err == nil || strings.Contains(out, "Permission") {
 		t.Errorf("programs that orch started inherit the token: %s", out)
 	}
-	agent.run("rc-service orch stop", "RC_GOINGDOWN=YES")
-	if pods := agent.pods(); len(pods) > 0 {
+	agent.Shell("rc-service orch stop", "RC_GOINGDOWN=YES")
+	if pods := agent.Pods(); len(pods) > 0 {
 		t.Errorf("pods go on while the machine goes down: %v", pods)
 	}
 	for _, b := range []*sandbox{agent, server} {
-		b.run("orch-uninstall.sh")
+		b.Shell("orch-uninstall.sh")
 		b.checkStopped()
-		if out, err := b.try("ls -d /etc/orch /etc/systemd/system/orch* /etc/init.d/orch /usr/local/bin/orch* $ORCH_DATA_DIR 2>/dev/null"); err == nil || out != "" {
+		if out, err := b.Try("ls -d /etc/orch /etc/systemd/system/orch* /etc/init.d/orch /usr/local/bin/orch* $ORCH_DATA_DIR 2>/dev/null"); err == nil || out != "" {
 			t.Errorf("files after uninstalling: %s", out)
 		}
 	}
@@ -258,7 +262,7 @@ func TestInstallOverHTTP(t *testing.T) {
 func TestInstallWithoutNetwork(t *testing.T) {
 	t.Parallel()
 	b := newSandbox(t)
-	folder := filepath.Join(release(t, b.node.Orch), "v1")
+	folder := filepath.Join(release(t, b.Node.Orch), "v1")
 	rootfs := t.TempDir()
 	if err := os.WriteFile(rootfs+"/hello", []byte("world"), 0o644); err != nil {
 		t.Fatal(err)
@@ -274,12 +278,12 @@ func TestInstallWithoutNetwork(t *testing.T) {
 	if err := os.WriteFile(folder+"/install.sh", script, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	b.run("ip route del default && " + folder + "/install.sh")
-	if out := b.run("orch images list"); !strings.Contains(out, "test.local/airgap") {
+	b.Shell("ip route del default && " + folder + "/install.sh")
+	if out := b.Shell("orch images list"); !strings.Contains(out, "test.local/airgap") {
 		t.Errorf("images: %s", out)
 	}
 	if path, err := exec.LookPath("shellcheck"); err == nil {
-		b.run(path + " /usr/local/bin/orch-killall.sh /usr/local/bin/orch-uninstall.sh")
+		b.Shell(path + " /usr/local/bin/orch-killall.sh /usr/local/bin/orch-uninstall.sh")
 	} else {
 		t.Log("shellcheck is not installed: the scripts that install.sh writes were not checked")
 	}
@@ -287,10 +291,85 @@ func TestInstallWithoutNetwork(t *testing.T) {
 	if err := os.WriteFile(folder+"/sha256sums.txt", fmt.Appendf(nil, "%064d  orch-%s\n", 0, goruntime.GOARCH), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := b.try(folder + "/install.sh"); err == nil || !strings.Contains(out, "damaged or was tampered with") {
+	if out, err := b.Try(folder + "/install.sh"); err == nil || !strings.Contains(out, "damaged or was tampered with") {
 		t.Errorf("with a wrong checksum: %v\n%s", err, out)
 	}
-	b.run("orch-uninstall.sh --keep-data")
+	b.Shell("orch-uninstall.sh --keep-data")
 	b.checkStopped()
-	b.run("ls $ORCH_DATA_DIR/server")
+	b.Shell("ls $ORCH_DATA_DIR/server")
+}
+
+// signed makes a key and what minisign -S makes of a file with it.
+func signed(t *testing.T, message string) (publicKey, signature string) {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := blake2b.Sum512([]byte(message))
+	sig := ed25519.Sign(private, sum[:])
+	encode := base64.StdEncoding.EncodeToString
+	signature = "untrusted comment: a\n" + encode(append([]byte("ED12345678"), sig...)) + "\ntrusted comment: b\n" + encode(ed25519.Sign(private, append(sig, 'b'))) + "\n"
+	return encode(append([]byte("Ed12345678"), public...)), signature
+}
+
+// TestInstallSigned upgrades from a folder whose checksums are signed, by an orch
+// that checks them, and never from one whose checksums or archives are not in order.
+func TestInstallSigned(t *testing.T) {
+	t.Parallel()
+	b := newSandbox(t)
+	folder := filepath.Join(release(t, b.Node.Orch), "v1")
+	install := installer(t)
+	sums, err := os.ReadFile(folder + "/sha256sums.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, signature := signed(t, string(sums))
+	_, foreign := signed(t, string(sums))
+	from, check := "ORCH_BIN="+folder, "ORCH_PUBLIC_KEY="+key
+	if out := b.Shell(install, from, check, "ORCH_DISABLE_AGENT=true"); !strings.Contains(out, "could not be checked against their signature") {
+		t.Errorf("nothing is told where nobody can check:\n%s", out)
+	}
+	pid := b.Orch()
+	for want, content := range map[string]string{
+		"is not signed":          "",
+		"the signature is wrong": foreign,
+		"four lines":             "RWQ",
+	} {
+		if content != "" {
+			if err := os.WriteFile(folder+"/sha256sums.txt.minisig", []byte(content), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		} else if err := os.RemoveAll(folder + "/sha256sums.txt.minisig"); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := b.Try(install, from, check); err == nil || !strings.Contains(out, want) {
+			t.Errorf("%v; want %q:\n%s", err, want, out)
+		}
+	}
+	if err := os.WriteFile(folder+"/sha256sums.txt.minisig", []byte(signature), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(folder+"/cut.tar", make([]byte, 700), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := b.Try(install, from, check); err == nil || !strings.Contains(out, "image archive "+folder+"/cut.tar: ") {
+		t.Errorf("with a damaged archive: %v\n%s", err, out)
+	}
+	if err := os.Remove(folder + "/cut.tar"); err != nil {
+		t.Fatal(err)
+	}
+	if out := b.Shell(install, from, check); !strings.Contains(out, "nothing changed") || strings.Contains(out, "signature") {
+		t.Errorf("with the right signature:\n%s", out)
+	}
+	if now := b.Orch(); now != pid {
+		t.Errorf("orch was process %s and is %q", pid, now)
+	}
+	// The line to paste names the address, and the token when that is asked for.
+	out := b.Shell(install, from, check, "ORCH_PRINT_TOKEN=true", "ORCH_LOG_LEVEL=warn")
+	token := b.Shell("cat $ORCH_DATA_DIR/server/agent-token")
+	if line := "ORCH_URL=https://" + b.Node.IP + ":6443 ORCH_TOKEN=" + token + " sh install.sh"; !strings.Contains(out, line) {
+		t.Errorf("there is no line %q in\n%s", line, out)
+	}
+	b.Shell("orch-uninstall.sh")
 }
