@@ -91,6 +91,9 @@ SEED      ?= 0
 robustness: build ## hold three servers under faults to what the API promises, FOR=10m; SEED repeats a schedule
 	ORCH=$(CURDIR)/bin/orch $(GO) test -vet=off -count=1 -timeout 0 -v ./test/robustness -run TestRobustness -for $(FOR) -seed $(SEED) -out $(CURDIR)/bin/robustness
 
+abuse: build ## attack a server as hostile clients would for FOR=10m, and hold it to what it promises everybody else
+	ORCH=$(CURDIR)/bin/orch $(GO) test -vet=off -count=1 -timeout 0 -v ./test/abuse -run TestAbuse -for $(FOR)
+
 conformance: build ## run upstream's conformance suite; KIT names the folder of the built kit
 	./test/conformance.sh
 
@@ -102,4 +105,4 @@ cluster: build ## start SERVERS and AGENTS on this machine, each in its own netw
 clean: ## remove what was built
 	rm -rf bin dist runtime/embedded/assets/*.zst
 
-.PHONY: help prerequisites assets build install release test test-e2e cases test-short lint bench robustness conformance cluster clean
+.PHONY: help prerequisites assets build install release test test-e2e cases test-short lint bench robustness abuse conformance cluster clean

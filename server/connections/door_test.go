@@ -158,3 +158,18 @@ func TestDefaultLimits(t *testing.T) {
 		t.Errorf("%+v", l)
 	}
 }
+
+// A header without end is refused.
+func TestHeaderIsBounded(t *testing.T) {
+	w := newWorld(t, Limits{Strangers: 10, PerAddress: 10, Probation: 1}, hello)
+	conn, err := tls.Dial("tcp", w.address, &tls.Config{RootCAs: w.ca.Pool(), NextProtos: []string{"http/1.1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	go io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n"+strings.Repeat("A: "+strings.Repeat("b", 1000)+"\r\n", 2*maxHeader/1000)+"\r\n")
+	answer, _ := io.ReadAll(conn) // the connection is reset once it is there
+	if !strings.HasPrefix(string(answer), "HTTP/1.1 431 ") {
+		t.Errorf("%.60q", answer)
+	}
+}
