@@ -116,7 +116,7 @@ func ParseRequest(data []byte) (*x509.CertificateRequest, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := csr.CheckSignature(); err != nil {
+	if err := CheckSignature(csr); err != nil {
 		return nil, fmt.Errorf("certificate request's signature: %w", err)
 	}
 	return csr, nil

@@ -163,3 +163,31 @@ func TestFaultsAreBounded(t *testing.T) {
 		t.Errorf("%.300v", err)
 	}
 }
+
+// TestStrategicMergeIsBounded: the library takes the square of a list's length,
+// the patch's and the object's.
+func TestStrategicMergeIsBounded(t *testing.T) {
+	f := newFixture(t)
+	pod := f.pod("p", "")
+	for i := range 5000 {
+		pod.Spec.Containers[0].Env = append(pod.Spec.Containers[0].Env, corev1.EnvVar{Name: fmt.Sprint("e", i)})
+	}
+	create(f, pod)
+	patch := func(body string) error {
+		_, _, err := f.Patch(f.ctx, f.pods, "", "default", "p", types.StrategicMergePatchType, []byte(body), nil)
+		return err
+	}
+	name := pod.Spec.Containers[0].Name
+	if err := patch(`{"spec":{"containers":[{"name":"` + name + `","env":[{"name":"a"}]}]}}`); !apierrors.IsRequestEntityTooLargeError(err) {
+		t.Errorf("a long list in the object: %v", err)
+	}
+	if err := patch(`{"spec":{"containers":[{"name":"` + name + `","$setElementOrder/env":[{"name":"a"}]}]}}`); !apierrors.IsRequestEntityTooLargeError(err) {
+		t.Errorf("its order: %v", err)
+	}
+	if err := patch(`{"metadata":{"finalizers":["a"` + strings.Repeat(`,"a/b"`, 5000) + `]}}`); !apierrors.IsRequestEntityTooLargeError(err) {
+		t.Errorf("a long list in the patch: %v", err)
+	}
+	if err := patch(`{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"` + name + `","image":"y"}]}}`); err != nil {
+		t.Errorf("other fields: %v", err)
+	}
+}

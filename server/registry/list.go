@@ -51,7 +51,7 @@ func (r *Registry) List(ctx context.Context, res *Resource, sel Selection, opts 
 	if err != nil {
 		return nil, err
 	}
-	return r.scanPage(s, p)
+	return r.scanPage(ctx, s, p)
 }
 
 func validateListOptions(opts *metav1.ListOptions, watch bool) error {
@@ -108,12 +108,16 @@ func (r *Registry) page(ctx context.Context, s *selector, opts *metav1.ListOptio
 }
 
 // scanPage reads a page from memory.
-func (r *Registry) scanPage(s *selector, p page) (*ListResult, error) {
+func (r *Registry) scanPage(ctx context.Context, s *selector, p page) (*ListResult, error) {
 	out := &ListResult{}
 	var failed error
 	var last string
-	more := false
+	more, seen := false, 0
 	revision, err := r.store.Scan(p.prefix, p.after, p.at, func(entry *store.Entry) bool {
+		if seen++; seen%1000 == 0 && ctx.Err() != nil { // nobody waits any more
+			failed = context.Cause(ctx)
+			return false
+		}
 		var obj Object
 		if obj, failed = s.e.serve(entry.Object.(Object)); failed != nil {
 			return false
@@ -169,7 +173,7 @@ func (r *Registry) listFailure(s *selector, p page, err error) error {
 		return apierrors.NewResourceExpired(listExpired)
 	case errors.Is(err, store.ErrFutureRevision):
 		return tooLarge(p.at, r.store.Revision())
-	case errors.Is(err, store.ErrClosed):
+	case errors.Is(err, store.ErrClosed), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return storeFailure(err)
 	}
 	return apierrors.NewInternalError(err)

@@ -32,6 +32,9 @@ func (p *patcher) patchStrategic(ctx context.Context, current runtime.Object) (r
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
+	if mergeCost(original, patch) > maxMergeCost {
+		return nil, errTooLong
+	}
 	merged, err := strategicpatch.StrategicMergeMapPatch(original, patch, obj)
 	if err != nil {
 		return nil, strategicFailure(err)
@@ -83,6 +86,9 @@ func (p *patcher) patchParts(current runtime.Object, patch map[string]any) runti
 			return nil
 		}
 		sections[name], original[name] = section, taken
+	}
+	if mergeCost(original, patch) > maxMergeCost {
+		return nil // to be refused
 	}
 	merged, err := strategicpatch.StrategicMergeMapPatch(original, patch, view)
 	if err != nil {

@@ -71,15 +71,15 @@ func (r *Registry) Watch(ctx context.Context, res *Resource, sel Selection, opts
 	if opts.SendInitialEvents != nil {
 		initial = *opts.SendInitialEvents
 	}
-	return w, r.start(w, initial, opts.SendInitialEvents != nil && *opts.SendInitialEvents)
+	return w, r.start(ctx, w, initial, opts.SendInitialEvents != nil && *opts.SendInitialEvents)
 }
 
 // start places the cursor and collects the initial events.
-func (r *Registry) start(w *Watch, initial, marked bool) (err error) {
+func (r *Registry) start(ctx context.Context, w *Watch, initial, marked bool) (err error) {
 	prefix := w.selector.prefix()
 	switch {
 	case initial:
-		found, err := r.scanPage(w.selector, page{prefix: prefix})
+		found, err := r.scanPage(ctx, w.selector, page{prefix: prefix})
 		if err != nil {
 			return err
 		}

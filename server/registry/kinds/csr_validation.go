@@ -14,6 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"orch/internal/pki"
 )
 
 func keyUsages() []certificatesv1.KeyUsage {
@@ -69,7 +71,7 @@ func checkSigningRequest(text []byte) error {
 	if err != nil {
 		return err
 	}
-	return request.CheckSignature()
+	return pki.CheckSignature(request)
 }
 
 func checkCertificates(text []byte) error {
