@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"log/slog"
@@ -31,6 +32,7 @@ import (
 
 	"orch/internal/joining"
 	"orch/internal/pki"
+	"orch/internal/version"
 	"orch/server/auth"
 	"orch/server/controllers/nodes"
 	"orch/server/registry"
@@ -541,5 +543,50 @@ func TestJoinBoundsNamesAndAddresses(t *testing.T) {
 	}
 	if err := join("server-1", "127.0.0.1"); err == nil || !strings.Contains(err.Error(), "no address by which") {
 		t.Errorf("the agent on a server's own machine has its name, and no loopback address: %v", err)
+	}
+}
+
+func TestJoinBodyIsOneDocument(t *testing.T) {
+	s := newTestServer(t)
+	s.bootstrap(t)
+	key, err := pki.LoadOrCreateKey(filepath.Join(t.TempDir(), "key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := pki.NewRequest(key, "n1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := func(csr string, addresses int) string {
+		request := joining.Request{NodeName: "n1", CSR: csr, Version: version.Kubernetes}
+		for i := range addresses {
+			request.Addresses = append(request.Addresses, fmt.Sprintf("192.0.2.%d", 10+i))
+		}
+		text, err := json.Marshal(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.keys.CA.Pool()}}}
+	defer client.CloseIdleConnections()
+	good := body(string(csr), maxAddresses)
+	for text, want := range map[string]int{
+		good: http.StatusOK, good + "\n": http.StatusOK, good + good: http.StatusBadRequest, good + "x": http.StatusBadRequest,
+		body(string(csr)+string(csr), 1): http.StatusBadRequest, body(string(csr), maxAddresses+1): http.StatusForbidden,
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+joining.PathAgent, strings.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.SetBasicAuth(joining.UserNode, s.keys.Tokens.Agent.Secret)
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%d bytes: %d, want %d", len(text), resp.StatusCode, want)
+		}
 	}
 }

@@ -12,7 +12,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"orch/internal/pki"
@@ -159,9 +161,9 @@ func TestCertificates(t *testing.T) {
 			SignerName: certificatesv1.KubeAPIServerClientSignerName, Request: data, Usages: []certificatesv1.KeyUsage{certificatesv1.UsageClientAuth},
 		}}
 	}
-	resource := &registry.Resource{Group: "certificates.k8s.io", Plural: "certificatesigningrequests"}
+	csrs := &registry.Resource{Group: "certificates.k8s.io", Plural: "certificatesigningrequests"}
 	subject := func(groups ...string) error {
-		return certificateSubject{}.Admit(t.Context(), &registry.Attempt{Resource: resource, Operation: registry.OperationCreate, Object: csr(request(groups...))})
+		return certificateSubject{}.Admit(t.Context(), &registry.Attempt{Resource: csrs, Operation: registry.OperationCreate, Object: csr(request(groups...))})
 	}
 	if err := subject("dev"); err != nil {
 		t.Error(err)
@@ -174,7 +176,7 @@ func TestCertificates(t *testing.T) {
 		old.Spec.SignerName = signer
 		now := old.DeepCopy()
 		now.Status.Certificate = []byte("x")
-		return certificateApproval{allowed}.Admit(as("ann"), &registry.Attempt{Resource: resource, Subresource: subresource, Operation: registry.OperationUpdate, Object: now, Old: old})
+		return certificateApproval{allowed}.Admit(as("ann"), &registry.Attempt{Resource: csrs, Subresource: subresource, Operation: registry.OperationUpdate, Object: now, Old: old})
 	}
 	for _, test := range []struct{ signer, subresource, refusal string }{
 		{"kubernetes.io/kube-apiserver-client", "approval", ""},
@@ -312,5 +314,50 @@ func TestCredentialRecords(t *testing.T) {
 	}
 	if _, err := secrets.Create(admin, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: "mine"}}); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestNodeSlices(t *testing.T) {
+	r, plugin := newRegistry(t), nodeRestriction{}
+	slice := func(node string) *resourcev1.ResourceSlice {
+		return &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Spec: resourcev1.ResourceSliceSpec{NodeName: &node}}
+	}
+	for _, test := range []struct {
+		operation string
+		obj       *resourcev1.ResourceSlice
+		ok        bool
+	}{
+		{registry.OperationCreate, slice("n1"), true}, {registry.OperationCreate, slice("n2"), false},
+		{registry.OperationCreate, &resourcev1.ResourceSlice{}, false}, {registry.OperationDelete, slice("n1"), true}, {registry.OperationDelete, slice("n2"), false},
+	} {
+		a := &registry.Attempt{Registry: r, Resource: r.Lookup("resource.k8s.io", "v1", "resourceslices"), Operation: test.operation, Name: "s", Object: test.obj}
+		if test.operation == registry.OperationDelete {
+			a.Object, a.Old = nil, test.obj
+		}
+		if err := plugin.Admit(as("system:node:n1", "system:nodes"), a); (err == nil) != test.ok {
+			t.Errorf("%s of %v: %v", test.operation, test.obj.Spec.NodeName, err)
+		}
+	}
+}
+
+func TestNodeClaimStatus(t *testing.T) {
+	r, plugin := newRegistry(t), nodeRestriction{}
+	old := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "c"}, Status: corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimBound}}
+	for name, change := range map[string]func(*corev1.PersistentVolumeClaim){
+		"capacity": func(c *corev1.PersistentVolumeClaim) {
+			c.Status.Capacity = corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}
+		},
+		"labels":     func(c *corev1.PersistentVolumeClaim) { c.Labels = map[string]string{"a": "b"} },
+		"finalizers": func(c *corev1.PersistentVolumeClaim) { c.Finalizers = []string{"a.b/c"} },
+		"phase":      func(c *corev1.PersistentVolumeClaim) { c.Status.Phase = corev1.ClaimLost },
+		"volume":     func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeName = "other" },
+	} {
+		claim := old.DeepCopy()
+		change(claim)
+		err := plugin.Admit(as("system:node:n1", "system:nodes"), &registry.Attempt{Registry: r, Resource: r.Lookup("", "v1", "persistentvolumeclaims"),
+			Subresource: "status", Operation: registry.OperationUpdate, Namespace: "ns", Name: "c", Object: claim, Old: old})
+		if (err == nil) != (name == "capacity") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
