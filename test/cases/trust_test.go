@@ -118,11 +118,17 @@ func TestApi07TopologyLabels(t *testing.T) {
 	if out, err := kubectl("label", "node", server.Name, "topology.kubernetes.io/zone=z1", "topology.kubernetes.io/region=r1"); err != nil {
 		t.Fatal(out, err)
 	}
-	if out, err := kubectl("apply", "-f", "testdata/api-07-topology-labels-not-copied.yaml"); err != nil {
+	text, err := os.ReadFile("testdata/api-07-topology-labels-not-copied.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	yaml := strings.ReplaceAll(string(text), "local.test/bb:1", cluster.BusyboxRef)
+	if out, err := server.KubectlInput(t.Context(), strings.NewReader(yaml), "apply", "-f", "-"); err != nil {
 		t.Fatal(out, err)
 	}
 	if out, err := kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s", "pod/topo"); err != nil {
-		t.Fatal(out, err)
+		described, _ := kubectl("describe", "pod", "topo")
+		t.Fatal(out, err, described)
 	}
 	labels, err := kubectl("get", "pod", "topo", "-o", "jsonpath={.metadata.labels}")
 	if err != nil || !strings.Contains(labels, `"topology.kubernetes.io/zone":"z1"`) || !strings.Contains(labels, `"topology.kubernetes.io/region":"r1"`) {
@@ -276,8 +282,8 @@ func TestDoorsBesideAdmission(t *testing.T) {
 	})
 	t.Run("records of credentials", func(t *testing.T) {
 		secrets := admin.CoreV1().Secrets(metav1.NamespaceSystem)
-		if out, err := server.Exec(ctx, "token", "rotate", "--agent", "--data-dir", server.DataDir()); err != nil {
-			t.Fatal(out, err)
+		if err := admin.CoreV1().RESTClient().Post().AbsPath("/v1-orch/tokens/rotate").Body([]byte(`{"agent":true}`)).Do(ctx).Error(); err != nil {
+			t.Fatal(err)
 		}
 		for _, name := range []string{"orch-join-tokens", "node-key." + server.Name} {
 			forbidden(t, secrets.Delete(ctx, name, metav1.DeleteOptions{}), "the servers' own record")
