@@ -249,12 +249,16 @@ func servingRequest(t *testing.T, key *ecdsa.PrivateKey, node string, names, add
 // until looks until ok gives no error.
 func until(t *testing.T, ok func() error) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+	again, end := time.NewTicker(100*time.Millisecond), time.After(time.Minute)
+	defer again.Stop()
+	for {
 		err := ok()
 		if err == nil {
 			return
 		}
-		if time.Now().After(deadline) {
+		select {
+		case <-again.C:
+		case <-end:
 			t.Fatal(err)
 		}
 	}
