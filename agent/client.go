@@ -61,15 +61,28 @@ func (a *assembly) podCIDR(ctx context.Context) (netip.Prefix, error) {
 }
 
 func (a *assembly) watchPodCIDR(ctx context.Context, options metav1.ListOptions) (string, error) {
+	cluster, err := netip.ParsePrefix(a.credentials.Settings.ClusterCIDR)
+	if err != nil {
+		return "", fmt.Errorf("cluster settings: %w", err)
+	}
 	stream, err := a.api.CoreV1().Nodes().Watch(ctx, options)
 	if err != nil {
 		return "", err
 	}
 	defer stream.Stop()
 	for event := range stream.ResultChan() {
-		if n, ok := event.Object.(*corev1.Node); ok && event.Type != watch.Deleted && n.Spec.PodCIDR != "" {
-			return n.Spec.PodCIDR, nil
+		n, ok := event.Object.(*corev1.Node)
+		if !ok || event.Type == watch.Deleted || n.Spec.PodCIDR == "" {
+			continue
 		}
+		// A share that is no part of the cluster network would cut this machine
+		// off from what is there; nobody else would follow it either.
+		if _, err := podnet.Share(n, cluster); err != nil {
+			a.cfg.Logger.Error("the part of the pod network in this node's spec.podCIDR cannot be used: delete the Node, and the server gives another",
+				"component", "agent", "node", n.Name, "err", err)
+			continue
+		}
+		return n.Spec.PodCIDR, nil
 	}
 	return "", ctx.Err()
 }

@@ -33,6 +33,7 @@ func TestParseToken(t *testing.T) {
 
 func FuzzParseToken(f *testing.F) {
 	f.Add("K10" + strings.Repeat("ab", 32) + "::node:sesame")
+	f.Add("K10" + strings.Repeat("ab", 32) + "::node:one\nK10" + strings.Repeat("ab", 32) + "::node:two")
 	f.Fuzz(func(t *testing.T, text string) {
 		token, err := ParseToken(text)
 		if err != nil {

@@ -231,3 +231,43 @@ func TestWriteFileKeepsOld(t *testing.T) {
 		t.Errorf("files left behind: %v", left)
 	}
 }
+
+// FuzzPEM: a text is one certificate or none; there is never a second one that
+// somebody else might read in it.
+func FuzzPEM(f *testing.F) {
+	a, err := LoadOrCreateAuthority(f.TempDir(), time.Now())
+	if err != nil {
+		f.Fatal(err)
+	}
+	one := string(a.PEM())
+	for _, text := range []string{one, one + one, "x\n" + one, one + "x", strings.Replace(one, "-----\n", "-----\nA: b\n\n", 1), "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n" + one, ""} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		cert, err := ParseCertificate(text)
+		if err != nil {
+			return
+		}
+		pool := x509.NewCertPool()
+		pool.AppendCertsFromPEM(text)
+		if !pool.Equal(PoolOf(cert)) {
+			t.Errorf("others read something else in %q", text)
+		}
+	})
+}
+
+func TestParseBundle(t *testing.T) {
+	a, err := LoadOrCreateAuthority(t.TempDir(), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := string(a.PEM())
+	for text, ok := range map[string]bool{
+		one: true, one + one: true, "# mine\n" + one: true, "": false, one + "-----BEGIN CERTIFICATE-----\nx": false,
+		one + "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n": false,
+	} {
+		if _, err := ParseBundle([]byte(text)); (err == nil) != ok {
+			t.Errorf("%d bytes: %v", len(text), err)
+		}
+	}
+}

@@ -128,6 +128,8 @@ func (n *Nodes) narrow(node string, a *Attributes) (verdict string, narrowed boo
 		return ownLease(node, a), true
 	case "storage.k8s.io/csinodes":
 		return ownCSINode(node, a), true
+	case "resource.k8s.io/resourceslices":
+		return n.resourceSlice(node, a), true
 	case "resource.k8s.io/resourceclaims":
 		return n.getOne(node, a, func(pod *corev1.Pod) bool { return usesResourceClaim(pod, name) }), true
 	}
@@ -244,6 +246,27 @@ func ownNode(node, name string, a *Attributes) string {
 		return fmt.Sprintf("node '%s' cannot read '%s', only its own Node object", node, name)
 	}
 	return refused
+}
+
+// resourceSlice: admission sees of whom a new or a deleted one is.
+func (n *Nodes) resourceSlice(node string, a *Attributes) string {
+	switch {
+	case a.Subresource != "":
+		return "cannot authorize ResourceSlice subresources"
+	case a.Verb == "create":
+		return allowed
+	case a.Verb == "list" || a.Verb == "watch" || a.Verb == "deletecollection":
+		if selected(a, "spec.nodeName") == node {
+			return allowed
+		}
+		return "can only list/watch/deletecollection resourceslices with nodeName field selector"
+	case !isOwnVerb(a.Verb):
+		return "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection"
+	}
+	if holder, err := n.objects.ResourceSliceNode(a.Name); err != nil || holder != node {
+		return fmt.Sprintf("no relationship found between node '%s' and this object", node)
+	}
+	return allowed
 }
 
 func isOwnVerb(verb string) bool {

@@ -116,3 +116,27 @@ func TestNodes(t *testing.T) {
 		t.Errorf("index %v", n.pods)
 	}
 }
+
+func (m *memory) ResourceSliceNode(name string) (string, error) {
+	if name == "mine" {
+		return "n1", nil
+	}
+	return "n2", nil
+}
+
+func TestNodeResourceSlices(t *testing.T) {
+	nodes := NewNodes(&memory{})
+	for _, test := range []struct {
+		verb, name, selector string
+		allowed              bool
+	}{
+		{"create", "", "", true}, {"get", "mine", "", true}, {"update", "theirs", "", false}, {"delete", "mine", "", true}, {"patch", "theirs", "", false},
+		{"list", "", "spec.nodeName=n1", true}, {"list", "", "", false}, {"deletecollection", "", "spec.nodeName=n2", false},
+	} {
+		ok, reason, _ := nodes.Authorize(t.Context(), &Attributes{User: &User{Name: "system:node:n1", Groups: []string{GroupNodes}}, Verb: test.verb, Name: test.name,
+			Group: "resource.k8s.io", Resource: "resourceslices", ResourceRequest: true, FieldSelector: test.selector})
+		if ok != test.allowed {
+			t.Errorf("%+v: %t, %s", test, ok, reason)
+		}
+	}
+}

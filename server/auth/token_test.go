@@ -285,3 +285,21 @@ func BenchmarkCheckToken(b *testing.B) {
 		}
 	}
 }
+
+// A bootstrap token is for the API: who else is shown one cannot take it for
+// the bearer's word.
+func TestBootstrapTokenAudience(t *testing.T) {
+	w := newTokenWorld(t)
+	w.secrets["kube-system/bootstrap-token-abcdef"] = &corev1.Secret{Type: corev1.SecretTypeBootstrapToken, Data: map[string][]byte{
+		"token-id": []byte("abcdef"), "token-secret": []byte("0123456789abcdef"), "usage-bootstrap-authentication": []byte("true"),
+	}}
+	checker := BootstrapTokens{Objects: w.memory, Now: func() time.Time { return w.now }, Audiences: []string{"https://api", "orch"}}
+	for _, test := range []struct{ asked, valid []string }{
+		{nil, []string{"https://api", "orch"}}, {[]string{"orch", "vault"}, []string{"orch"}}, {[]string{"vault"}, nil},
+	} {
+		u, valid, err := checker.CheckToken(t.Context(), "abcdef.0123456789abcdef", test.asked)
+		if err != nil || (u != nil) != (test.valid != nil) || !slices.Equal(valid, test.valid) {
+			t.Errorf("for %v: %v, %v, %v", test.asked, u, valid, err)
+		}
+	}
+}

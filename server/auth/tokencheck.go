@@ -28,6 +28,8 @@ type Objects interface {
 	Node(name string) (*corev1.Node, error)
 	PersistentVolumeClaim(namespace, name string) (*corev1.PersistentVolumeClaim, error)
 	PersistentVolume(name string) (*corev1.PersistentVolume, error)
+	// ResourceSliceNode is the node that a slice of devices is of, "" when of none.
+	ResourceSliceNode(name string) (string, error)
 }
 
 // checkedTokens is how many tokens are remembered as properly signed.

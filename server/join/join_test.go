@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,6 +49,14 @@ type testServer struct {
 
 var serviceCIDR = &net.IPNet{IP: net.IPv4(10, 43, 0, 0).To4(), Mask: net.CIDRMask(16, 32)}
 
+// testClaims know a server on this machine and one elsewhere.
+var testClaims = auth.Claims{
+	Pods: netip.MustParsePrefix("10.42.0.0/16"), Services: netip.MustParsePrefix("10.43.0.0/16"), Domain: "cluster.local", Names: []string{"api.example.com"},
+	Servers: func(context.Context) (map[netip.Addr]string, error) {
+		return map[netip.Addr]string{netip.MustParseAddr("192.0.2.1"): "server-1", netip.MustParseAddr("192.0.2.2"): "server-2"}, nil
+	},
+}
+
 func newTestServer(t *testing.T) *testServer {
 	t.Helper()
 	s := &testServer{dir: t.TempDir()}
@@ -77,7 +86,7 @@ func newTestServer(t *testing.T) *testServer {
 	running.Go(func() error { return data.Run(ctx) })
 	<-data.Ready()
 	running.Go(func() error { return s.guard.Run(ctx) })
-	agents := &Agents{Keys: s.keys, Tokens: &Rotation{Dir: s.dir, Keys: s.keys, Registry: s.registry, Now: time.Now, Logger: slog.Default()}, Registry: s.registry, Now: time.Now, Short: s.guard.Tokens, Settings: joining.Settings{ClusterDomain: "cluster.local"}}
+	agents := &Agents{Keys: s.keys, Tokens: &Rotation{Dir: s.dir, Keys: s.keys, Registry: s.registry, Now: time.Now, Logger: slog.Default()}, Registry: s.registry, Now: time.Now, Claims: testClaims, Short: s.guard.Tokens, Settings: joining.Settings{ClusterDomain: "cluster.local"}}
 	listener, err := tls.Listen("tcp", "127.0.0.1:0", s.keys.TLSConfig())
 	if err != nil {
 		t.Fatal(err)

@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
+	"k8s.io/utils/ptr"
 
 	"orch/server/registry"
 )
@@ -48,4 +50,12 @@ func (o *objects) PersistentVolumeClaim(namespace, name string) (*corev1.Persist
 
 func (o *objects) PersistentVolume(name string) (*corev1.PersistentVolume, error) {
 	return look[*corev1.PersistentVolume](o, "", name)
+}
+
+func (o *objects) ResourceSliceNode(name string) (string, error) {
+	slice, err := look[*resourcev1.ResourceSlice](o, "", name)
+	if err != nil {
+		return "", err
+	}
+	return ptr.Deref(slice.Spec.NodeName, ""), nil
 }
