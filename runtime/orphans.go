@@ -28,22 +28,89 @@ func (r *Runtime) endOrphans(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	processes, err := listProcesses("/proc")
+	shims, err := r.shims()
 	if err != nil {
-		return fmt.Errorf("look for orphans: %w", err)
+		return err
 	}
-	for _, p := range processes {
-		id, ok := shimOf(p.args, r.layout.socket)
-		if !ok || wanted[id] || !sees(p.pid, r.cfg.DataDir) {
-			continue
-		}
-		family := append(descendants(processes, p.pid), p.pid)
-		r.log.Info("ending what an interrupted start left", "sandbox", id, "processes", family)
-		for _, pid := range family {
-			_ = unix.Kill(pid, unix.SIGKILL) // it may have ended already
+	for id, family := range shims {
+		if !wanted[id] {
+			r.endShim(id, family)
 		}
 	}
 	return nil
+}
+
+// Sweep ends the shims of sandboxes that the runtime does not know, and tells
+// how many there were. A sandbox has a shim before it is known: settled is
+// called between the look at the one and at the other, and returns when what
+// was being made is made. Of another runtime's shims we know nothing.
+func (r *Runtime) Sweep(ctx context.Context, settled func(context.Context) error) (ended int, err error) {
+	if !r.embed {
+		return 0, nil
+	}
+	shims, err := r.shims()
+	if err != nil || len(shims) == 0 {
+		return 0, err
+	}
+	if err := settled(ctx); err != nil {
+		return 0, err
+	}
+	list, err := r.Runtime().ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	if err != nil {
+		return 0, fmt.Errorf("look for orphans: %w", err)
+	}
+	for _, s := range list.Items {
+		delete(shims, s.Id)
+	}
+	containers, err := r.Runtime().ListContainers(ctx, &runtimeapi.ListContainersRequest{})
+	if err != nil {
+		return 0, fmt.Errorf("look for orphans: %w", err)
+	}
+	for _, c := range containers.Containers {
+		delete(shims, c.PodSandboxId)
+	}
+	for id, family := range shims {
+		r.endShim(id, family)
+	}
+	return len(shims), nil
+}
+
+// EndShim ends the shim of a sandbox with all that runs in it, for when the
+// runtime cannot: it then finds out by itself that they are gone.
+func (r *Runtime) EndShim(sandbox string) error {
+	if !r.embed {
+		return nil
+	}
+	shims, err := r.shims()
+	if err != nil {
+		return err
+	}
+	if family, ok := shims[sandbox]; ok {
+		r.endShim(sandbox, family)
+	}
+	return nil
+}
+
+// shims gives the processes of each sandbox's shim, the shim itself last.
+func (r *Runtime) shims() (map[string][]int, error) {
+	processes, err := listProcesses("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("look for orphans: %w", err)
+	}
+	shims := map[string][]int{}
+	for _, p := range processes {
+		if id, ok := shimOf(p.args, r.layout.socket); ok && sees(p.pid, r.cfg.DataDir) {
+			shims[id] = append(descendants(processes, p.pid), p.pid)
+		}
+	}
+	return shims, nil
+}
+
+func (r *Runtime) endShim(sandbox string, family []int) {
+	r.log.Info("ending a shim that nobody stops", "sandbox", sandbox, "processes", family)
+	for _, pid := range family {
+		_ = unix.Kill(pid, unix.SIGKILL) // it may have ended already
+	}
 }
 
 // sees tells whether a process finds at path the same folder as this one does. One

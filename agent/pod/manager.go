@@ -29,6 +29,8 @@ type Manager struct {
 	pageSizes []pageSize
 	users     userBlocks
 
+	dirty chan struct{} // something may have been left in the runtime
+
 	mu      sync.Mutex
 	workers map[types.UID]*worker
 	listed  bool // the API's pods are all known
@@ -44,6 +46,7 @@ func New(cfg Config) (*Manager, error) {
 	m := &Manager{
 		cfg: cfg, log: cfg.Logger.With("component", "pod"),
 		workers: make(map[types.UID]*worker),
+		dirty:   make(chan struct{}, 1),
 		starts:  semaphore.NewWeighted(cfg.Starts),
 	}
 	m.calls = newCalls(cfg.Runtime, &m.running)
@@ -86,6 +89,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error { return m.rotateLogs(ctx) })
+	group.Go(func() error { return m.sweepRuntime(ctx) })
 	return group.Wait()
 }
 
@@ -183,12 +187,18 @@ func (m *Manager) sweep(here map[types.UID]bool) {
 
 // cleanUp removes everything of a pod that has no containers here.
 func (m *Manager) cleanUp(ctx context.Context, uid types.UID) {
-	err := errors.Join(m.cfg.Volumes.Remove(ctx, uid), m.cgroups.remove(uid))
-	if err == nil {
-		err = m.removeDirs(uid)
-	}
-	if err != nil && ctx.Err() == nil {
+	for delay := time.Second; ; delay = min(2*delay, sweepDelayMax) {
+		err := errors.Join(m.cfg.Volumes.Remove(ctx, uid), m.cgroups.remove(uid))
+		if err == nil {
+			err = m.removeDirs(uid)
+		}
+		if err == nil || ctx.Err() != nil {
+			return
+		}
 		m.log.Warn("remove what a pod left", "uid", string(uid), "err", err)
+		if !pause(ctx, delay) {
+			return
+		}
 	}
 }
 
@@ -211,6 +221,7 @@ func (m *Manager) dismiss(w *worker) {
 	delete(m.workers, w.uid)
 	m.mu.Unlock()
 	m.images.forget(w.uid)
+	m.stale()
 	if m.cfg.Removed != nil {
 		m.cfg.Removed(w.uid)
 	}
