@@ -73,7 +73,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	// Workers and pulls go on until everything that feeds them has stopped.
-	defer m.running.Wait()
+	defer m.windUp()
 	m.ctx = ctx
 	m.images.tasks, m.images.ctx = &m.running, func() context.Context { return ctx }
 	// What the runtime holds is read before any pod of the API is acted on:
@@ -91,6 +91,28 @@ func (m *Manager) Run(ctx context.Context) error {
 	group.Go(func() error { return m.rotateLogs(ctx) })
 	group.Go(func() error { return m.sweepRuntime(ctx) })
 	return group.Wait()
+}
+
+// endBound is how long Run waits, when it is told to end, for what its workers
+// have begun. A pod may hold one up for ever, as by a file system that does not
+// answer; the others have long left behind only what the next Run takes up.
+const endBound = 10 * time.Second
+
+// windUp waits until the workers have ended, at most endBound.
+func (m *Manager) windUp() {
+	ended := make(chan struct{})
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
+		m.running.Wait()
+		close(ended)
+	})
+	t := time.NewTimer(endBound)
+	defer t.Stop()
+	select {
+	case <-ended:
+	case <-t.C:
+		m.log.Warn("some pods hold their workers up; not waiting for them any longer", "after", endBound)
+	}
 }
 
 // watch keeps the workers' pods as the API has them.
