@@ -146,7 +146,7 @@ func TestNode24PodsDeletedWhileStartingGo(test *testing.T) {
 			return err
 		})
 		deletions.Go(func() {
-			time.Sleep(time.Duration((i*37)%90+5) * 10 * time.Millisecond) // at any moment of its start
+			<-time.After(time.Duration((i*37)%90+5) * 10 * time.Millisecond) // at any moment of its start
 			if err := w.api.CoreV1().Pods("fast").Delete(w.Context(), p.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 				w.Error(err)
 			}
@@ -188,9 +188,9 @@ spec:
 	before := w.holdings()
 	for r := range 12 {
 		w.kubectl(w.node, "scale", "deployment", "d", "--replicas=10")
-		time.Sleep(time.Duration(500+((r+1)*7%10)*250) * time.Millisecond)
+		<-time.After(time.Duration(500+((r+1)*7%10)*250) * time.Millisecond)
 		w.kubectl(w.node, "scale", "deployment", "d", "--replicas=0")
-		time.Sleep(time.Duration((r+1)%5) * 100 * time.Millisecond)
+		<-time.After(time.Duration((r+1)%5) * 100 * time.Millisecond)
 	}
 	w.noPods("default")
 	w.nothingLeft(before, nil)
@@ -252,9 +252,9 @@ func (w ward) live(name string, seed int) (uid string) {
 		if apierrors.IsAlreadyExists(err) {
 			break
 		}
-		time.Sleep(200 * time.Millisecond)
+		<-time.After(200 * time.Millisecond)
 	}
-	time.Sleep(time.Duration(dice.IntN(3000)) * time.Millisecond)
+	<-time.After(time.Duration(dice.IntN(3000)) * time.Millisecond)
 	options := metav1.DeleteOptions{}
 	if dice.IntN(5) == 0 {
 		options = *metav1.NewDeleteOptions(0)
@@ -263,7 +263,7 @@ func (w ward) live(name string, seed int) (uid string) {
 		if err := pods.Delete(ctx, name, options); err == nil || apierrors.IsNotFound(err) {
 			break
 		}
-		time.Sleep(200 * time.Millisecond)
+		<-time.After(200 * time.Millisecond)
 	}
 	return uid
 }
