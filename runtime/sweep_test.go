@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -31,6 +32,10 @@ func TestSweep(t *testing.T) {
 	p := startPod(t, r.Runtime())
 	defer p.remove(t, r.Runtime())
 	stray, other := standIn(t, "stray", r.layout.socket), standIn(t, "other", "/elsewhere/containerd.sock")
+	left := filepath.Join(r.layout.state, "io.containerd.runtime.v2.task", "k8s.io", "half-made")
+	if err := os.MkdirAll(filepath.Join(left, "rootfs"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	asked := false
 	ended, err := r.Sweep(t.Context(), func(context.Context) error { asked = true; return nil })
 	if err != nil || ended != 1 || !asked {
@@ -41,6 +46,9 @@ func TestSweep(t *testing.T) {
 	}
 	if err := other.Process.Signal(syscall.Signal(0)); err != nil {
 		t.Errorf("another node's shim: %v", err)
+	}
+	if _, err := os.Stat(left); !os.IsNotExist(err) {
+		t.Errorf("what a half-made sandbox left is still there: %v", err)
 	}
 	boxes, err := r.Runtime().ListPodSandbox(t.Context(), &runtimeapi.ListPodSandboxRequest{})
 	if err != nil || len(boxes.Items) != 1 || boxes.Items[0].State != runtimeapi.PodSandboxState_SANDBOX_READY {
