@@ -65,8 +65,8 @@ test: build ## run every test: unit tests under the race detector, then end to e
 test-e2e: build ## run the end-to-end tests alone
 	ORCH=$(CURDIR)/bin/orch $(GO) test -vet=off -timeout 15m -count=1 -parallel 6 ./test/...
 
-cases: build ## do what strangers reported, step by step: one test for each file of test/cases/testdata
-	ORCH=$(CURDIR)/bin/orch $(GO) test -vet=off -timeout 15m -count=1 -parallel 6 ./test/cases
+cases: build ## do what strangers reported, step by step: one test for each file of test/cases/testdata; PODS=2000 for the long form of TestRandomPods
+	PODS=$(PODS) ORCH=$(CURDIR)/bin/orch $(GO) test -vet=off -timeout 30m -count=1 -parallel 6 ./test/cases
 
 test-short: build ## the unit tests alone, without the race detector
 	$(GO) test -timeout 10m $(ROOMS)

@@ -28,22 +28,136 @@ func (r *Runtime) endOrphans(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	processes, err := listProcesses("/proc")
+	shims, err := r.shims()
 	if err != nil {
-		return fmt.Errorf("look for orphans: %w", err)
+		return err
 	}
-	for _, p := range processes {
-		id, ok := shimOf(p.args, r.layout.socket)
-		if !ok || wanted[id] || !sees(p.pid, r.cfg.DataDir) {
-			continue
+	for id, family := range shims {
+		if !wanted[id] {
+			r.endShim(id, family)
 		}
-		family := append(descendants(processes, p.pid), p.pid)
-		r.log.Info("ending what an interrupted start left", "sandbox", id, "processes", family)
-		for _, pid := range family {
-			_ = unix.Kill(pid, unix.SIGKILL) // it may have ended already
+	}
+	_, err = r.Sweep(ctx, func(context.Context) error { return nil })
+	return err
+}
+
+// Sweep ends the shims of sandboxes that the runtime does not know, removes what
+// they kept on the disk, and tells how many shims there were. A sandbox has a
+// shim before it is known: settled is called between the look at the one and at
+// the other, and returns when what was being made is made. Of another runtime's
+// shims we know nothing.
+func (r *Runtime) Sweep(ctx context.Context, settled func(context.Context) error) (ended int, err error) {
+	if !r.embed {
+		return 0, nil
+	}
+	shims, err := r.shims()
+	if err != nil {
+		return 0, err
+	}
+	bundles := r.bundles()
+	if len(shims)+len(bundles) == 0 {
+		return 0, nil
+	}
+	if err := settled(ctx); err != nil {
+		return 0, err
+	}
+	known, err := r.known(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for id, family := range shims {
+		if !known[id] {
+			r.endShim(id, family)
+			ended++
 		}
+	}
+	for _, dir := range bundles {
+		if id := filepath.Base(dir); !known[id] && shims[id] == nil {
+			removeBundle(dir)
+		}
+	}
+	return ended, nil
+}
+
+// known gives the ids of all sandboxes and containers that the runtime knows.
+func (r *Runtime) known(ctx context.Context) (map[string]bool, error) {
+	known := map[string]bool{}
+	sandboxes, err := r.Runtime().ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("look for orphans: %w", err)
+	}
+	for _, s := range sandboxes.Items {
+		known[s.Id] = true
+	}
+	containers, err := r.Runtime().ListContainers(ctx, &runtimeapi.ListContainersRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("look for orphans: %w", err)
+	}
+	for _, c := range containers.Containers {
+		known[c.Id], known[c.PodSandboxId] = true, true
+	}
+	return known, nil
+}
+
+// bundles are the folders that shims keep for each sandbox and container.
+func (r *Runtime) bundles() []string {
+	var all []string
+	for _, top := range []string{r.layout.state, r.layout.root} {
+		dir := filepath.Join(top, "io.containerd.runtime.v2.task", "k8s.io")
+		entries, _ := os.ReadDir(dir) // none yet
+		for _, e := range entries {
+			all = append(all, filepath.Join(dir, e.Name()))
+		}
+	}
+	return all
+}
+
+// removeBundle removes a folder whose shim has ended. What cannot be unmounted is
+// left alone, lest files of a container go with it.
+func removeBundle(dir string) {
+	rootfs := filepath.Join(dir, "rootfs")
+	_ = unix.Unmount(rootfs, unix.MNT_DETACH) // as a rule it is not mounted
+	if err := os.Remove(rootfs); err == nil || os.IsNotExist(err) {
+		_ = os.RemoveAll(dir) // the next look tries again
+	}
+}
+
+// EndShim ends the shim of a sandbox with all that runs in it, for when the
+// runtime cannot: it then finds out by itself that they are gone.
+func (r *Runtime) EndShim(sandbox string) error {
+	if !r.embed {
+		return nil
+	}
+	shims, err := r.shims()
+	if err != nil {
+		return err
+	}
+	if family, ok := shims[sandbox]; ok {
+		r.endShim(sandbox, family)
 	}
 	return nil
+}
+
+// shims gives the processes of each sandbox's shim, the shim itself last.
+func (r *Runtime) shims() (map[string][]int, error) {
+	processes, err := listProcesses("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("look for orphans: %w", err)
+	}
+	shims := map[string][]int{}
+	for _, p := range processes {
+		if id, ok := shimOf(p.args, r.layout.socket); ok && sees(p.pid, r.cfg.DataDir) {
+			shims[id] = append(descendants(processes, p.pid), p.pid)
+		}
+	}
+	return shims, nil
+}
+
+func (r *Runtime) endShim(sandbox string, family []int) {
+	r.log.Info("ending a shim that nobody stops", "sandbox", sandbox, "processes", family)
+	for _, pid := range family {
+		_ = unix.Kill(pid, unix.SIGKILL) // it may have ended already
+	}
 }
 
 // sees tells whether a process finds at path the same folder as this one does. One

@@ -98,6 +98,13 @@ type Config struct {
 	// Pulls bounds how many images are being pulled at once; 0: 4.
 	Pulls int64
 
+	// Sweep, when set, ends what the runtime started for sandboxes that it does not
+	// know, and tells how many there were. It calls settled between the look at
+	// what runs and at what is known.
+	Sweep func(ctx context.Context, settled func(context.Context) error) (ended int, err error)
+	// EndSandbox, when set, ends all processes of a sandbox that the runtime cannot stop.
+	EndSandbox func(id string) error
+
 	// Observed is called, when set, with every new state of a pod, before its
 	// worker sees it. It must return quickly.
 	Observed func(*corev1.Pod)

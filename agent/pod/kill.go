@@ -62,7 +62,12 @@ func (w *worker) killContainers(ctx context.Context, kills []killing) func() fun
 		}
 	}
 	order(all)
+	force := func() {}
+	if w.down() {
+		force = w.force(kill.key())
+	}
 	return func() func() {
+		force()
 		var wg sync.WaitGroup
 		reports := make([]report, len(all))
 		errs := make([]error, len(all))

@@ -29,6 +29,8 @@ type Manager struct {
 	pageSizes []pageSize
 	users     userBlocks
 
+	dirty chan struct{} // something may have been left in the runtime
+
 	mu      sync.Mutex
 	workers map[types.UID]*worker
 	listed  bool // the API's pods are all known
@@ -44,6 +46,7 @@ func New(cfg Config) (*Manager, error) {
 	m := &Manager{
 		cfg: cfg, log: cfg.Logger.With("component", "pod"),
 		workers: make(map[types.UID]*worker),
+		dirty:   make(chan struct{}, 1),
 		starts:  semaphore.NewWeighted(cfg.Starts),
 	}
 	m.calls = newCalls(cfg.Runtime, &m.running)
@@ -70,7 +73,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	// Workers and pulls go on until everything that feeds them has stopped.
-	defer m.running.Wait()
+	defer m.windUp()
 	m.ctx = ctx
 	m.images.tasks, m.images.ctx = &m.running, func() context.Context { return ctx }
 	// What the runtime holds is read before any pod of the API is acted on:
@@ -86,7 +89,30 @@ func (m *Manager) Run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error { return m.rotateLogs(ctx) })
+	group.Go(func() error { return m.sweepRuntime(ctx) })
 	return group.Wait()
+}
+
+// endBound is how long Run waits, when it is told to end, for what its workers
+// have begun. A pod may hold one up for ever, as by a file system that does not
+// answer; the others have long left behind only what the next Run takes up.
+const endBound = 10 * time.Second
+
+// windUp waits until the workers have ended, at most endBound.
+func (m *Manager) windUp() {
+	ended := make(chan struct{})
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
+		m.running.Wait()
+		close(ended)
+	})
+	t := time.NewTimer(endBound)
+	defer t.Stop()
+	select {
+	case <-ended:
+	case <-t.C:
+		m.log.Warn("some pods hold their workers up; not waiting for them any longer", "after", endBound)
+	}
 }
 
 // watch keeps the workers' pods as the API has them.
@@ -183,12 +209,18 @@ func (m *Manager) sweep(here map[types.UID]bool) {
 
 // cleanUp removes everything of a pod that has no containers here.
 func (m *Manager) cleanUp(ctx context.Context, uid types.UID) {
-	err := errors.Join(m.cfg.Volumes.Remove(ctx, uid), m.cgroups.remove(uid))
-	if err == nil {
-		err = m.removeDirs(uid)
-	}
-	if err != nil && ctx.Err() == nil {
+	for delay := time.Second; ; delay = min(2*delay, sweepDelayMax) {
+		err := errors.Join(m.cfg.Volumes.Remove(ctx, uid), m.cgroups.remove(uid))
+		if err == nil {
+			err = m.removeDirs(uid)
+		}
+		if err == nil || ctx.Err() != nil {
+			return
+		}
 		m.log.Warn("remove what a pod left", "uid", string(uid), "err", err)
+		if !pause(ctx, delay) {
+			return
+		}
 	}
 }
 
@@ -211,6 +243,7 @@ func (m *Manager) dismiss(w *worker) {
 	delete(m.workers, w.uid)
 	m.mu.Unlock()
 	m.images.forget(w.uid)
+	m.stale()
 	if m.cfg.Removed != nil {
 		m.cfg.Removed(w.uid)
 	}

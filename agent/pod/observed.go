@@ -144,9 +144,11 @@ func (o *observed) prune(r report) {
 	for _, c := range r.containers {
 		here[c.status.GetId()] = true
 	}
-	// What was made while the others were read is not missing.
-	o.sandboxes = slices.DeleteFunc(o.sandboxes, func(s *sandbox) bool { return !here[s.ID] && !s.Created.After(r.since) })
-	o.containers = slices.DeleteFunc(o.containers, func(c *container) bool { return !here[c.ID] && !c.Created.After(r.since) })
+	gone := func(id string, created time.Time) bool {
+		return !here[id] && (r.since.IsZero() || !created.After(r.since)) // what was made while the others were read is not missing
+	}
+	o.sandboxes = slices.DeleteFunc(o.sandboxes, func(s *sandbox) bool { return gone(s.ID, s.Created) })
+	o.containers = slices.DeleteFunc(o.containers, func(c *container) bool { return gone(c.ID, c.Created) })
 }
 
 func (o *observed) addSandbox(s *sandbox) {

@@ -224,10 +224,7 @@ func TestRandomOrders(t *testing.T) {
 	}
 	for seed := range lives {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			dir, fs := t.TempDir(), t.TempDir()
-			if err := errors.Join(os.MkdirAll(filepath.Join(fs, "pids"), 0o755), os.WriteFile(filepath.Join(fs, "pids", "cgroup.procs"), nil, 0o600)); err != nil {
-				t.Fatal(err)
-			}
+			dir, fs := t.TempDir(), machine(t)
 			synctest.Test(t, func(t *testing.T) { randomOrder(t, &dice{rand: rand.New(rand.NewPCG(1, uint64(seed)))}, dir, fs) })
 		})
 	}

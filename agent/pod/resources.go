@@ -80,6 +80,11 @@ func (m *Manager) containerResources(pod *corev1.Pod, c *corev1.Container) *runt
 	}
 	r.OomScoreAdj = oomScoreAdj(pod, c, m.cfg.MemoryBytes)
 	r.HugepageLimits = m.hugepages(limits)
+	if m.cgroups.unified {
+		// A container out of memory ends as a whole, as with kubelet unless
+		// singleProcessOOMKill says otherwise. Version 1 of cgroups cannot.
+		r.Unified = map[string]string{"memory.oom.group": "1"}
+	}
 	return r
 }
 

@@ -140,7 +140,9 @@ func (m *Manager) runtimeHandler(ctx context.Context, pod *corev1.Pod) (string, 
 }
 
 func (w *worker) stopSandboxes(ctx context.Context, ids []string) func() func() {
+	force := w.force(stopSandbox.key())
 	return func() func() {
+		force()
 		group, ctx := errgroup.WithContext(ctx)
 		for _, id := range ids {
 			group.Go(func() error {
@@ -265,7 +267,9 @@ func (w *worker) confirmDeleted(ctx context.Context) func() func() {
 // containers, sandboxes, logs and files.
 func (w *worker) eraseTraces(ctx context.Context) func() func() {
 	containers, sandboxes := w.seen.ids()
+	force := w.force(erase.key())
 	return func() func() {
+		force()
 		left, err := w.m.erase(ctx, w.uid, containers, sandboxes)
 		return func() {
 			if err != nil {

@@ -381,17 +381,23 @@ func execProbe(command string, failures int32) *corev1.Probe {
 	}
 }
 
+// machine gives the cgroups of a machine whose only controller counts processes.
+func machine(t *testing.T) string {
+	t.Helper()
+	fs := t.TempDir()
+	if err := errors.Join(os.MkdirAll(filepath.Join(fs, "pids"), 0o755), os.WriteFile(filepath.Join(fs, "pids", "cgroup.procs"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	return fs
+}
+
 func TestStories(t *testing.T) {
 	for title, tell := range stories {
 		t.Run(title, func(t *testing.T) {
-			dir, fs := t.TempDir(), t.TempDir()
+			dir, fs := t.TempDir(), machine(t)
 			synctest.Test(t, func(t *testing.T) {
 				cri := newFakeRuntime()
 				s := &story{world: newWorld(t, cri, cri, dir), cri: cri, begin: time.Now()}
-				// A machine whose only controller counts processes.
-				if err := errors.Join(os.MkdirAll(filepath.Join(fs, "pids"), 0o755), os.WriteFile(filepath.Join(fs, "pids", "cgroup.procs"), nil, 0o600)); err != nil {
-					t.Fatal(err)
-				}
 				s.cfg.CgroupFS = fs
 				s.run()
 				defer func() { s.stop() }()

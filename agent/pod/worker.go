@@ -302,6 +302,7 @@ func (w *worker) fail(key string, first, most time.Duration) {
 	r.delay = min(max(first, 2*r.delay), most)
 	r.at = w.m.now().Add(r.delay)
 	w.retries[key] = r
+	w.m.stale()
 }
 
 func (w *worker) event(u *unit, kind, reason, message string) {
