@@ -183,3 +183,25 @@ func TestStrictAddresses(t *testing.T) {
 		t.Errorf("warnings %q", got)
 	}
 }
+
+// TestPodResourcesAfterAdmission: what a pod's own resources lack is filled in
+// once admission has added its containers (PodLevelResourcesFixDefaulting).
+func TestPodResourcesAfterAdmission(t *testing.T) {
+	p := testPod(func(p *corev1.Pod) {
+		p.Spec.Resources = &corev1.ResourceRequirements{Limits: amounts("cpu", "4")}
+		p.Spec.Containers[0].Resources.Requests = amounts("cpu", "1")
+	})
+	defaultPod(p)
+	if p.Spec.Resources.Requests != nil {
+		t.Errorf("before admission: %v", p.Spec.Resources.Requests)
+	}
+	injected := p.Spec.Containers[0]
+	injected.Name = "injected"
+	p.Spec.Containers = append(p.Spec.Containers, injected)
+	if err := preparePodCreate(t.Context(), nil, p); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.Spec.Resources.Requests.Cpu().String(); got != "2" {
+		t.Errorf("after admission: %s", got)
+	}
+}
