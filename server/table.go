@@ -16,6 +16,7 @@ func (a *assembly) tableConfig() kinds.Config {
 	return kinds.Config{
 		ServiceCIDR:   a.cfg.ServiceCIDR,
 		ClusterDomain: a.cfg.ClusterDomain,
+		Disabled:      a.cfg.Disabled,
 		// Claims and volumes in use wait for the controllers that release them.
 		ProtectVolumes: !a.cfg.Disabled("controllers"),
 		Authorizer:     a.guard.Authorizer,

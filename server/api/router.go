@@ -35,6 +35,9 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request, q *request) {
 		s.notFound(w, r)
 		return
 	}
+	if q.res.Deprecated != "" {
+		warner(w)(q.res.Deprecated)
+	}
 	if q.subresource != "" {
 		s.routeSubresource(w, r, q)
 		return

@@ -25,12 +25,28 @@ func (r *Registry) Get(ctx context.Context, res *Resource, ns, name string, opts
 	if err := r.catchUp(ctx, version, floor); err != nil {
 		return nil, err
 	}
+	if e.Report != nil {
+		return e.reported(ctx, r, name)
+	}
 	obj := r.peek(e.key(ns, name))
 	if obj == nil {
 		return nil, apierrors.NewNotFound(e.gr, name)
 	}
 	return e.serve(obj)
 }
+
+func (e *entry) reported(ctx context.Context, r *Registry, name string) (Object, error) {
+	for _, obj := range e.Report(ctx, r) {
+		if obj.GetName() == name {
+			return obj, nil
+		}
+	}
+	return nil, apierrors.NewNotFound(e.gr, name)
+}
+
+// Current waits until memory has every acknowledged write; it fails when the
+// store cannot tell.
+func (r *Registry) Current(ctx context.Context) error { return r.catchUp(ctx, "", 0) }
 
 // GetProjection reads a projected subresource (scale).
 func (r *Registry) GetProjection(ctx context.Context, res *Resource, sub *Subresource, ns, name string, opts *metav1.GetOptions) (runtime.Object, error) {

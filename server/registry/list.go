@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
@@ -46,6 +47,9 @@ func (r *Registry) List(ctx context.Context, res *Resource, sel Selection, opts 
 	s, err := e.compile(sel)
 	if err != nil {
 		return nil, err
+	}
+	if e.Report != nil {
+		return &ListResult{Items: slices.DeleteFunc(e.Report(ctx, r), func(obj Object) bool { return !s.matches(obj) })}, nil
 	}
 	p, err := r.page(ctx, s, opts)
 	if err != nil {

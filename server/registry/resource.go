@@ -43,6 +43,12 @@ type Resource struct {
 	// Virtual resources (reviews) are not kept: Evaluate answers a create.
 	Evaluate func(ctx context.Context, r *Registry, ns string, obj Object, dryRun bool) (Object, error)
 
+	// Report gives the objects of a resource that is not kept either, but can be
+	// read: they are made for each read, and neither written nor watched.
+	Report func(ctx context.Context, r *Registry) []Object
+
+	Deprecated string // what every request for the resource is warned of
+
 	Strategy
 
 	Subresources []*Subresource

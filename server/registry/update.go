@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -333,10 +334,10 @@ func (e *entry) validateUpdate(ctx context.Context, view *View, obj, old Object)
 	errs = append(errs, apivalidation.ValidateObjectMetaAccessorUpdate(obj, old, metadataPath)...)
 	switch {
 	case view != nil && view.Validate != nil:
-		errs = append(errs, view.Validate(obj, old)...)
+		errs = append(errs, tolerate(view.Validate(obj, old), func() field.ErrorList { return view.Validate(old, old) })...)
 	case view == nil:
 		if e.Validate != nil {
-			errs = append(errs, e.Validate(obj)...)
+			errs = append(errs, tolerate(e.Validate(obj), func() field.ErrorList { return e.Validate(old) })...)
 		}
 		if e.ValidateUpdate != nil {
 			errs = append(errs, e.ValidateUpdate(obj, old)...)
@@ -349,6 +350,26 @@ func (e *entry) validateUpdate(ctx context.Context, view *View, obj, old Object)
 		e.warn(ctx, obj) // an unchanged spec was warned of before
 	}
 	return nil
+}
+
+// Tightened is the Origin of refusals that came with a later version (of
+// "010.0.0.1" as an address).
+const Tightened = "orch/tightened"
+
+// tolerate drops such refusals where the old object has the same value: an
+// update need not mend what was there before the rule.
+func tolerate(errs field.ErrorList, ofOld func() field.ErrorList) field.ErrorList {
+	tightened := func(e *field.Error) bool { return e.Origin == Tightened }
+	if !slices.ContainsFunc(errs, tightened) {
+		return errs
+	}
+	kept := make(map[any]bool)
+	for _, e := range ofOld() {
+		if tightened(e) {
+			kept[e.BadValue] = true
+		}
+	}
+	return slices.DeleteFunc(errs, func(e *field.Error) bool { return tightened(e) && kept[e.BadValue] })
 }
 
 // replace writes obj over current, unless nothing changed or the write lets the

@@ -97,9 +97,16 @@ func (s *steps) call(method, path, contentType, body string) answer {
 
 // TestApi05: a watch from a revision that is gone opens, and says so in it.
 func TestApi05(t *testing.T) {
-	t.Parallel()
 	s := newSteps(t)
 	const path = "/api/v1/namespaces/default/configmaps"
+	// The history of states that are no more is bounded by bytes.
+	const big = "/api/v1/namespaces/default/configmaps/big?fieldManager=x&force=true"
+	for i := range 24 {
+		body := fmt.Sprintf(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"big"},"data":{"n":"%d","x":%q}}`, i, strings.Repeat("x", 900<<10))
+		if a := s.call("PATCH", big, "application/apply-patch+yaml", body); a.code >= 300 {
+			t.Fatalf("%d %s", a.code, a.body)
+		}
+	}
 	for s.ctx.Err() == nil { // until revision 1 is not in the history any more
 		a := s.call("GET", path+"?watch=1&resourceVersion=1&timeoutSeconds=1", "", "")
 		if a.code != http.StatusOK {
@@ -125,7 +132,6 @@ func TestApi05(t *testing.T) {
 
 // TestApi06: nothing is deleted in all namespaces at once, of any kind.
 func TestApi06(t *testing.T) {
-	t.Parallel()
 	s := newSteps(t)
 	s.kubectl("apply", "-f", file("api-06-deletecollection-all-namespaces.yaml"))
 	for _, query := range []string{"?labelSelector=q%3D1", ""} {
@@ -169,7 +175,6 @@ func preferred(s *steps, group string) string {
 
 // TestApi16: a pod's address and its addresses are kept in step.
 func TestApi16(t *testing.T) {
-	t.Parallel()
 	s := newSteps(t)
 	s.kubectl("apply", "-f", file("api-16-podip-without-podips.yaml"))
 	s.kubectl("patch", "pod", "ip", "--subresource=status", "--type=merge", "-p", `{"status":{"podIP":"10.1.2.3"}}`)
@@ -188,7 +193,6 @@ func TestApi16(t *testing.T) {
 
 // TestApi20: what is applied may be a saved object that was deleted since.
 func TestApi20(t *testing.T) {
-	t.Parallel()
 	s := newSteps(t)
 	s.kubectl("apply", "--server-side", "-f", file("api-20-ssa-create-with-resourceversion.yaml"))
 	const apply = "application/apply-patch+yaml"
@@ -210,7 +214,6 @@ func TestApi20(t *testing.T) {
 
 // TestApi21: events.k8s.io/v1 asks more of an event than v1 does.
 func TestApi21(t *testing.T) {
-	t.Parallel()
 	s := newSteps(t)
 	out, err := s.feed(read(t, "api-21-events-v1-validation.yaml"), "create", "-f", "-")
 	if err == nil {
@@ -246,7 +249,6 @@ func TestApi21(t *testing.T) {
 
 // TestApi23: the rules that pods have had since 1.37.
 func TestApi23(t *testing.T) {
-	t.Parallel()
 	s := newSteps(t)
 	out := s.kubectl("create", "--dry-run=server", "-o", "jsonpath={.spec.terminationGracePeriodSeconds} {.spec.containers[0].lifecycle.stopSignal}",
 		"-f", file("api-23-v137-pod-rules.yaml"))

@@ -9,7 +9,6 @@ import (
 // TestApi01: broken pods of an old revision do not hold up the one that mends
 // them, where the set knows no order.
 func TestApi01(t *testing.T) {
-	t.Parallel()
 	s := newSteps(t)
 	s.kubectl("apply", "-f", file("api-01-sts-parallel-broken-pods.yaml"))
 	const waiting = "jsonpath={.items[*].status.containerStatuses[0].state.waiting.reason}"
@@ -20,7 +19,6 @@ func TestApi01(t *testing.T) {
 
 // TestApi02: an update takes away one pod at a time, and the set says so.
 func TestApi02(t *testing.T) {
-	t.Parallel()
 	s := newSteps(t)
 	s.kubectl("apply", "-f", file("api-02-sts-default-maxunavailable.yaml"))
 	if got := s.kubectl("get", "sts", "dm", "-o", "jsonpath={.spec.updateStrategy}"); got != `{"rollingUpdate":{"maxUnavailable":1,"partition":0},"type":"RollingUpdate"}` {
@@ -30,7 +28,6 @@ func TestApi02(t *testing.T) {
 
 // TestApi03: a negative history limit is warned of, and nothing panics.
 func TestApi03(t *testing.T) {
-	t.Parallel()
 	s := newSteps(t)
 	a := s.call("POST", "/apis/apps/v1/namespaces/default/statefulsets", "application/yaml", read(t, "api-03-sts-negative-history-panics.yaml"))
 	if warning := a.header.Get("Warning"); a.code != 201 || !strings.Contains(warning, "spec.revisionHistoryLimit: a negative value retains all historical revisions") {
@@ -49,7 +46,6 @@ func TestApi03(t *testing.T) {
 // TestApi14: an object whose owner is in another namespace goes, and an event
 // says why.
 func TestApi14(t *testing.T) {
-	t.Parallel()
 	s := newSteps(t)
 	s.kubectl("apply", "-f", file("api-14-gc-invalid-owner-no-event.yaml"))
 	uid := s.kubectl("-n", "oa", "get", "cm", "owner", "-o", "jsonpath={.metadata.uid}")

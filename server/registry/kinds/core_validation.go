@@ -169,7 +169,7 @@ func validateNode(n *corev1.Node) field.ErrorList {
 	f.nodeResources(n)
 	at := field.NewPath("spec", "podCIDRs")
 	for i, cidr := range n.Spec.PodCIDRs {
-		f.join(validation.IsValidCIDRForLegacyField(at.Index(i), cidr, false, nil))
+		f.join(legacyCIDR(at.Index(i), cidr))
 	}
 	if len(n.Spec.PodCIDRs) > 1 {
 		if dual, err := netutils.IsDualStackCIDRStrings(n.Spec.PodCIDRs); err != nil || !dual || len(n.Spec.PodCIDRs) > 2 {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"orch/server/registry"
 )
@@ -22,10 +23,23 @@ func endpoints() *registry.Resource {
 		Row: func(e *corev1.Endpoints, now time.Time) []any {
 			return []any{e.Name, endpointsCell(e), age(e, now)}
 		},
-		Warnings: func(*corev1.Endpoints) []string {
-			return []string{"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"}
-		},
+		Warnings:   endpointsWarnings,
+		Deprecated: "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
 	})
+}
+
+func endpointsWarnings(e *corev1.Endpoints) []string {
+	var w warnings
+	for i := range e.Subsets {
+		at := field.NewPath("subsets").Index(i)
+		for j, a := range e.Subsets[i].Addresses {
+			w.ip(at.Child("addresses").Index(j).Child("ip"), a.IP)
+		}
+		for j, a := range e.Subsets[i].NotReadyAddresses {
+			w.ip(at.Child("notReadyAddresses").Index(j).Child("ip"), a.IP)
+		}
+	}
+	return w
 }
 
 func defaultEndpoints(e *corev1.Endpoints) {

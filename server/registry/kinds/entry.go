@@ -23,6 +23,8 @@ type traits[P registry.Object] struct {
 	Cluster                bool   // not namespaced
 	Verbs                  []string
 	Stored                 *registry.Conversion
+	Report                 func(context.Context, *registry.Registry) []registry.Object
+	Deprecated             string
 
 	// Spec is the part that raises the generation. Status is the part that only
 	// the status view may change; giving it makes that view.
@@ -79,6 +81,8 @@ func entry[T, L any, P pointer[T], Q listPointer[L]](gv schema.GroupVersion, plu
 		New:          func() registry.Object { return P(new(T)) },
 		NewList:      func() runtime.Object { return Q(new(L)) },
 		Stored:       t.Stored,
+		Report:       t.Report,
+		Deprecated:   t.Deprecated,
 		Strategy:     t.strategy(),
 		Subresources: t.Subresources,
 	}

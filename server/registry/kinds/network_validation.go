@@ -235,7 +235,7 @@ func (f *faults) ipBlock(at *field.Path, b *networkingv1.IPBlock) {
 		f.required(at.Child("cidr"), "")
 		return
 	}
-	f.join(validation.IsValidCIDRForLegacyField(at.Child("cidr"), b.CIDR, false, nil))
+	f.join(legacyCIDR(at.Child("cidr"), b.CIDR))
 	_, block, err := netutils.ParseCIDRSloppy(b.CIDR)
 	if err != nil {
 		return
@@ -243,7 +243,7 @@ func (f *faults) ipBlock(at *field.Path, b *networkingv1.IPBlock) {
 	ones, _ := block.Mask.Size()
 	for i, except := range b.Except {
 		path := at.Child("except").Index(i)
-		f.join(validation.IsValidCIDRForLegacyField(path, except, false, nil))
+		f.join(legacyCIDR(path, except))
 		_, inner, err := netutils.ParseCIDRSloppy(except)
 		if err != nil {
 			continue
@@ -397,7 +397,7 @@ func (f *faults) sliceAddress(at *field.Path, i int, address string, t discovery
 	var errs field.ErrorList
 	switch t {
 	case discoveryv1.AddressTypeIPv4:
-		errs = validation.IsValidIPForLegacyField(at.Index(i), address, false, nil)
+		errs = legacyIP(at.Index(i), address)
 		if len(errs) == 0 && !netutils.IsIPv4String(address) {
 			f.invalid(at, address, "must be an IPv4 address")
 		}

@@ -18,6 +18,7 @@ func networkPolicies() *registry.Resource {
 		Spec:                within(func(p *networkingv1.NetworkPolicy) *networkingv1.NetworkPolicySpec { return &p.Spec }),
 		Default:             defaultNetworkPolicy,
 		Validate:            validateNetworkPolicy,
+		Warnings:            networkPolicyWarnings,
 		UnconditionalUpdate: true,
 		Columns:             columns(nameColumn(), column("Pod-Selector", "string", doc(networkingv1.NetworkPolicySpec{}, "podSelector")), ageColumn()),
 		Row: func(p *networkingv1.NetworkPolicy, now time.Time) []any {

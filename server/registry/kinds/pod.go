@@ -96,6 +96,7 @@ func podFields(p *corev1.Pod) fields.Set {
 }
 
 func preparePodCreate(_ context.Context, _ *registry.Registry, p *corev1.Pod) error {
+	defaultPodResources(p)
 	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: qosClass(p)}
 	if len(p.Spec.SchedulingGates) > 0 {
 		p.Status.Conditions = []corev1.PodCondition{{

@@ -23,7 +23,6 @@ func defaultPod(p *corev1.Pod) {
 	for i := range p.Spec.InitContainers {
 		requestLimits(&p.Spec.InitContainers[i].Resources)
 	}
-	defaultPodResources(p)
 	setDefault(&p.Spec.EnableServiceLinks, corev1.DefaultEnableServiceLinks)
 	if p.Spec.HostNetwork {
 		hostPorts(p.Spec.Containers)
@@ -58,7 +57,8 @@ func requestLimits(r *corev1.ResourceRequirements) {
 }
 
 // defaultPodResources completes pod-level resources (KEP-2837): huge-page limits
-// and requests come from the containers, other requests from the pod's limits.
+// and requests come from the containers, other requests from the pod's limits. It
+// comes after admission, which may add containers.
 func defaultPodResources(p *corev1.Pod) {
 	r := p.Spec.Resources
 	if r == nil || len(r.Limits) == 0 && len(r.Requests) == 0 {

@@ -92,6 +92,14 @@ func (w *warnings) podSpec(prefix []string, s *corev1.PodSpec) {
 		w.say("%s: must be >= 0; negative values are invalid and will be treated as 1", at().Child("terminationGracePeriodSeconds"))
 	}
 	w.affinity(at, s.Affinity)
+	if s.DNSConfig != nil {
+		for i, ip := range s.DNSConfig.Nameservers {
+			w.ip(at().Child("dnsConfig", "nameservers").Index(i), ip)
+		}
+	}
+	for i, alias := range s.HostAliases {
+		w.ip(at().Child("hostAliases").Index(i).Child("ip"), alias.IP)
+	}
 }
 
 func specPath(prefix []string) *field.Path {

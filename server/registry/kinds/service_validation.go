@@ -22,7 +22,7 @@ func validateService(s *corev1.Service) field.ErrorList {
 	f.sessionAffinity(at, s)
 	f.join(validateClusterIPs(s, nil))
 	for i, ip := range s.Spec.ExternalIPs {
-		if errs := validation.IsValidIPForLegacyField(at.Child("externalIPs").Index(i), ip, false, nil); len(errs) > 0 {
+		if errs := legacyIP(at.Child("externalIPs").Index(i), ip); len(errs) > 0 {
 			f.join(errs)
 		} else {
 			f.endpointIP(at.Child("externalIPs").Index(i), ip)
@@ -117,7 +117,7 @@ func (f *faults) loadBalancer(at *field.Path, s *corev1.Service) {
 			only(path)
 		}
 		for i, cidr := range s.Spec.LoadBalancerSourceRanges {
-			f.join(validation.IsValidCIDRForLegacyField(path.Index(i), strings.TrimSpace(cidr), false, nil))
+			f.join(legacyCIDR(path.Index(i), strings.TrimSpace(cidr)))
 		}
 	}
 	if s.Spec.AllocateLoadBalancerNodePorts != nil && !balanced {
@@ -197,7 +197,7 @@ func (f *faults) addresses(at *field.Path, s *corev1.Service) {
 			}
 			continue
 		}
-		errs := validation.IsValidIPForLegacyField(at.Index(i), ip, false, nil)
+		errs := legacyIP(at.Index(i), ip)
 		wellFormed = wellFormed && len(errs) == 0
 		f.join(errs)
 	}

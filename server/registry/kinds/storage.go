@@ -98,6 +98,7 @@ func defaultCSIDriver(d *storagev1.CSIDriver) {
 	setDefault(&s.FSGroupPolicy, storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy)
 	setDefault(&s.RequiresRepublish, false)
 	setDefault(&s.SELinuxMount, false)
+	setDefault(&s.PreventPodSchedulingIfMissing, false)
 	if len(s.VolumeLifecycleModes) == 0 {
 		s.VolumeLifecycleModes = []storagev1.VolumeLifecycleMode{storagev1.VolumeLifecyclePersistent}
 	}

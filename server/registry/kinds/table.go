@@ -20,6 +20,8 @@ type Config struct {
 	ServiceCIDR   *net.IPNet // cluster IPs are taken from here
 	NodePorts     [2]int     // first and last; zero: 30000–32767
 	ClusterDomain string
+	// Disabled tells of the parts that --disable leaves out; nil: none.
+	Disabled func(part string) bool
 
 	// Authorizer answers the access reviews.
 	Authorizer Authorizer
@@ -68,7 +70,7 @@ func Table(cfg Config) []*registry.Resource {
 
 func coreKinds(cfg Config) []*registry.Resource {
 	return []*registry.Resource{
-		bindings(), pods(), podTemplates(), services(cfg), endpoints(), nodes(), namespaces(),
+		bindings(), componentStatuses(cfg), pods(), podTemplates(), services(cfg), endpoints(), nodes(), namespaces(),
 		configMaps(), secrets(), serviceAccounts(cfg), events(), replicationControllers(),
 		limitRanges(), resourceQuotas(), persistentVolumes(cfg), persistentVolumeClaims(cfg),
 	}

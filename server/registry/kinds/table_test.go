@@ -111,7 +111,7 @@ func TestObjects(t *testing.T) {
 		}
 	}
 	for _, r := range f.Resources() {
-		if r.Evaluate == nil && seen[r] == 0 {
+		if r.Evaluate == nil && r.Report == nil && seen[r] == 0 {
 			t.Errorf("testdata/objects.yaml has no %s", r.GVK())
 		}
 	}

@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -144,5 +145,63 @@ func TestStopSignal(t *testing.T) {
 		if errs := validatePod(c.pod); (len(errs) == 0) != c.ok {
 			t.Errorf("%v %s: %v", c.pod.Spec.OS, *c.pod.Spec.Containers[0].Lifecycle.StopSignal, errs)
 		}
+	}
+}
+
+// TestStrictAddresses: forms of addresses that programs read differently are
+// refused, unless they were there before (StrictIPCIDRValidation).
+func TestStrictAddresses(t *testing.T) {
+	f := newFixture(t)
+	service := func(ips ...string) *corev1.Service {
+		return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "s"},
+			Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}, ExternalIPs: ips}}
+	}
+	res := f.Lookup("", "v1", "services")
+	for ip, want := range map[string]string{
+		"010.1.2.3":      `spec.externalIPs[0]: Invalid value: "010.1.2.3": must not have leading 0s`,
+		"::ffff:1.2.3.4": `spec.externalIPs[0]: Invalid value: "::ffff:1.2.3.4": must not be an IPv4-mapped IPv6 address`,
+		"1.2.3":          `spec.externalIPs[0]: Invalid value: "1.2.3": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)`,
+	} {
+		_, err := f.Create(f.ctx, res, "default", service(ip), nil)
+		if got := causes(err); len(got) != 1 || got[0] != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	for cidr, want := range map[string]string{
+		"010.0.0.0/8": "must not have leading 0s in IP or prefix length",
+		"10.1.1.1/16": "must not have bits set beyond the prefix length",
+	} {
+		policy := &networkingv1.NetworkPolicy{Spec: networkingv1.NetworkPolicySpec{
+			Ingress: []networkingv1.NetworkPolicyIngressRule{{From: []networkingv1.NetworkPolicyPeer{{IPBlock: &networkingv1.IPBlock{CIDR: cidr}}}}},
+		}}
+		defaultNetworkPolicy(policy)
+		if errs := validateNetworkPolicy(policy); len(errs) != 1 || errs[0].Detail != want {
+			t.Errorf("%s: %v", cidr, errs)
+		}
+	}
+	if got := serviceWarnings(service("2001:DB8::1")); len(got) != 2 || got[0] != `spec.externalIPs[0]: IPv6 address "2001:DB8::1" should be in RFC 5952 canonical format ("2001:db8::1")` {
+		t.Errorf("warnings %q", got)
+	}
+}
+
+// TestPodResourcesAfterAdmission: what a pod's own resources lack is filled in
+// once admission has added its containers (PodLevelResourcesFixDefaulting).
+func TestPodResourcesAfterAdmission(t *testing.T) {
+	p := testPod(func(p *corev1.Pod) {
+		p.Spec.Resources = &corev1.ResourceRequirements{Limits: amounts("cpu", "4")}
+		p.Spec.Containers[0].Resources.Requests = amounts("cpu", "1")
+	})
+	defaultPod(p)
+	if p.Spec.Resources.Requests != nil {
+		t.Errorf("before admission: %v", p.Spec.Resources.Requests)
+	}
+	injected := p.Spec.Containers[0]
+	injected.Name = "injected"
+	p.Spec.Containers = append(p.Spec.Containers, injected)
+	if err := preparePodCreate(t.Context(), nil, p); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.Spec.Resources.Requests.Cpu().String(); got != "2" {
+		t.Errorf("after admission: %s", got)
 	}
 }

@@ -111,9 +111,26 @@ func immutable(f *faults, at *field.Path, value, old any) {
 // names of other objects, as the API checks them in references.
 func subdomainName(name string) []string { return apivalidation.NameIsDNSSubdomain(name, false) }
 
+// legacyIP checks an address in a field that once took forms like "010.0.0.1",
+// and takes them still where they are.
+func legacyIP(at *field.Path, ip string) field.ErrorList {
+	if errs := validation.IsValidIPForLegacyField(at, ip, false, nil); len(errs) > 0 {
+		return errs
+	}
+	return validation.IsValidIPForLegacyField(at, ip, true, nil).WithOrigin(registry.Tightened)
+}
+
+// legacyCIDR does the same for ranges, "10.0.0.1/8" among them.
+func legacyCIDR(at *field.Path, cidr string) field.ErrorList {
+	if errs := validation.IsValidCIDRForLegacyField(at, cidr, false, nil); len(errs) > 0 {
+		return errs
+	}
+	return validation.IsValidCIDRForLegacyField(at, cidr, true, nil).WithOrigin(registry.Tightened)
+}
+
 // ipFault is nil for an address that may be stored.
 func (f *faults) ip(at *field.Path, value string) {
-	f.join(validation.IsValidIPForLegacyField(at, value, false, nil))
+	f.join(legacyIP(at, value))
 }
 
 func (f *faults) quantity(at *field.Path, q resource.Quantity) {

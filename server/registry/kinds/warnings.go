@@ -6,11 +6,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
 )
 
 // serviceWarnings tells of fields that have no effect beside others.
 func serviceWarnings(s *corev1.Service) []string {
-	var w warnings
+	w := serviceAddressWarnings(&s.Spec)
 	headless := s.Spec.ClusterIP == corev1.ClusterIPNone
 	external := s.Spec.Type == corev1.ServiceTypeExternalName
 	if _, ok := s.Annotations[corev1.DeprecatedAnnotationTopologyAwareHints]; ok {
@@ -38,6 +41,64 @@ func serviceWarnings(s *corev1.Service) []string {
 		w.say("spec.trafficDistribution: %q is deprecated; use %q", *d, corev1.ServiceTrafficDistributionPreferSameZone)
 	}
 	return w
+}
+
+// serviceAddressWarnings tells of addresses and ranges in forms that other
+// programs may not read.
+func serviceAddressWarnings(s *corev1.ServiceSpec) (w warnings) {
+	at := field.NewPath("spec")
+	for i, ip := range s.ClusterIPs {
+		if ip != corev1.ClusterIPNone {
+			w.ip(at.Child("clusterIPs").Index(i), ip)
+		}
+	}
+	for i, ip := range s.ExternalIPs {
+		w.ip(at.Child("externalIPs").Index(i), ip)
+	}
+	if s.LoadBalancerIP != "" {
+		w.ip(at.Child("loadBalancerIP"), s.LoadBalancerIP)
+	}
+	for i, cidr := range s.LoadBalancerSourceRanges {
+		w.cidr(at.Child("loadBalancerSourceRanges").Index(i), cidr)
+	}
+	return w
+}
+
+// ip leaves what is no address at all to validation.
+func (w *warnings) ip(at *field.Path, ip string) {
+	if netutils.ParseIPSloppy(ip) != nil {
+		*w = append(*w, validation.GetWarningsForIP(at, ip)...)
+	}
+}
+
+func (w *warnings) cidr(at *field.Path, cidr string) {
+	if _, _, err := netutils.ParseCIDRSloppy(cidr); err == nil {
+		*w = append(*w, validation.GetWarningsForCIDR(at, cidr)...)
+	}
+}
+
+func networkPolicyWarnings(p *networkingv1.NetworkPolicy) []string {
+	var w warnings
+	for i := range p.Spec.Ingress {
+		w.peers(field.NewPath("spec", "ingress").Index(i).Child("from"), p.Spec.Ingress[i].From)
+	}
+	for i := range p.Spec.Egress {
+		w.peers(field.NewPath("spec", "egress").Index(i).Child("to"), p.Spec.Egress[i].To)
+	}
+	return w
+}
+
+func (w *warnings) peers(at *field.Path, peers []networkingv1.NetworkPolicyPeer) {
+	for i, p := range peers {
+		if p.IPBlock == nil {
+			continue
+		}
+		block := at.Index(i).Child("ipBlock")
+		w.cidr(block.Child("cidr"), p.IPBlock.CIDR)
+		for j, except := range p.IPBlock.Except {
+			w.cidr(block.Child("except").Index(j), except)
+		}
+	}
 }
 
 // volumeWarnings tells of volumes that nothing mounts any more.

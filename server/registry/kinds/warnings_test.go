@@ -43,7 +43,7 @@ func oddSpec() corev1.PodSpec {
 	}
 }
 
-// TestWarnings holds the warnings, which upstream 1.36 words so.
+// TestWarnings holds the warnings, which upstream 1.37 words so.
 func TestWarnings(t *testing.T) {
 	odd := oddSpec()
 	for _, test := range []struct {
