@@ -2,8 +2,6 @@ package joining
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"net/http"
 	"net/url"
@@ -34,16 +32,12 @@ func Check(ctx context.Context, address, text, user string, known bool) error {
 	if err != nil || known {
 		return err
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(ca) {
-		return errors.New("the server's CA is no certificate")
-	}
 	// Requests that lack what joining needs: the token is looked at first.
 	path, body := PathAgent, any(Request{NodeName: "check", Version: version.Kubernetes})
 	if user == UserServer {
 		path, body = PathServer, "check"
 	}
-	transport := &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}}
+	transport := &http.Transport{TLSClientConfig: trust(ca)}
 	defer transport.CloseIdleConnections()
 	err = exchange(ctx, server.JoinPath(path), transport, token, body, &struct{}{})
 	var refused *RefusedError
