@@ -180,17 +180,6 @@ func TestResolverConfig(t *testing.T) {
 			t.Errorf("%s gives\n%s, want\n%s", c.name, text, c.want)
 		}
 	}
-	// A host without name servers gives its pods none, as kubelet has it.
-	for policy, want := range map[corev1.DNSPolicy]string{
-		corev1.DNSDefault: "127.0.0.1|.", corev1.DNSClusterFirst: "10.43.0.10|ns.svc.c.local svc.c.local c.local",
-	} {
-		p := &corev1.Pod{Spec: corev1.PodSpec{DNSPolicy: policy}}
-		p.Namespace = "ns"
-		got := resolverConfig(noResolver, p, []string{"10.43.0.10"}, "c.local")
-		if text := strings.Join(got.Servers, " ") + "|" + strings.Join(got.Searches, " "); text != want {
-			t.Errorf("without a resolv.conf, %s: %s, want %s", policy, text, want)
-		}
-	}
 }
 
 func TestSandboxConfig(t *testing.T) {

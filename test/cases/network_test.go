@@ -30,7 +30,9 @@ func (t lab) must(err error) {
 // eventually looks until ok gives no error.
 func (t lab) eventually(ok func() error) {
 	t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(2 * time.Minute); ; <-tick.C {
 		err := ok()
 		if err == nil {
 			return
