@@ -165,6 +165,7 @@ func (a *assembly) nodeConfig() node.Config {
 func (a *assembly) moved(_, to netip.Addr) {
 	a.network.Move(to)
 	a.node.Wake()
+	a.pods.Moved()
 	if a.cfg.OnMove != nil {
 		a.cfg.OnMove()
 	}

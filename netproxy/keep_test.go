@@ -111,7 +111,9 @@ func (n *node) state() string {
 
 func (n *node) eventually(t *testing.T, what string, ok func() bool) bool {
 	t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); !ok(); time.Sleep(100 * time.Millisecond) {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(15 * time.Second); !ok(); <-tick.C {
 		if time.Now().After(deadline) {
 			t.Errorf("%s did not come back", what)
 			return false

@@ -132,5 +132,14 @@ func (m *Manager) Evict(uid types.UID, reason, message, condition string, grace 
 	})
 }
 
+// Moved has the status of every pod be looked at again: HostIPs are others now.
+func (m *Manager) Moved() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, w := range m.workers {
+		w.mail.post(func() {})
+	}
+}
+
 // Cgroup is the path of a pod's cgroup below where cgroups are mounted.
 func (m *Manager) Cgroup(pod *corev1.Pod) string { return m.cgroups.parent(pod) }

@@ -109,7 +109,7 @@ func TestLateAndLost(t *testing.T) {
 	var seen atomic.Int64
 	n := serveNames(t, func(request *dns.Msg, _ bool) *dns.Msg {
 		if strings.HasPrefix(strings.ToLower(request.Question[0].Name), "late") {
-			time.Sleep(1800 * time.Millisecond) // the delay of the server itself
+			<-time.After(1800 * time.Millisecond) // so long as the server needs
 			return yes(request)
 		}
 		if seen.Add(1) == 1 {
@@ -234,8 +234,9 @@ func TestLongAnswer(t *testing.T) {
 
 // TestEqualQueries are asked once, and each is answered in its own words.
 func TestEqualQueries(t *testing.T) {
-	proceed := make(chan struct{})
+	arrived, proceed := make(chan struct{}, 10), make(chan struct{})
 	n := serveNames(t, func(request *dns.Msg, _ bool) *dns.Msg {
+		arrived <- struct{}{}
 		<-proceed
 		return yes(request)
 	})
@@ -247,9 +248,7 @@ func TestEqualQueries(t *testing.T) {
 	for i, name := range names {
 		asking.Go(func() { answers[i] = answerTo(s, name) })
 	}
-	for n.udp.Load() == 0 {
-		time.Sleep(time.Millisecond)
-	}
+	<-arrived
 	close(proceed)
 	asking.Wait()
 	for i, name := range names {

@@ -30,7 +30,9 @@ func (t lab) must(err error) {
 // eventually looks until ok gives no error.
 func (t lab) eventually(ok func() error) {
 	t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(2 * time.Minute); ; <-tick.C {
 		err := ok()
 		if err == nil {
 			return
@@ -338,7 +340,11 @@ func TestNode19NodeIPIsOwnPodGateway(test *testing.T) {
 	t.start(agent)
 	t.must(agent.ImportBusybox())
 	t.apply(server, talker("here", server.Name)+talker("there", agent.Name))
+	t.apply(server, fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: host}\nspec: {nodeName: %s, hostNetwork: true, terminationGracePeriodSeconds: 0, containers: [{name: c, image: %q, command: [sleep, '10000']}]}\n", agent.Name, cluster.BusyboxRef))
 	t.podIP(server, "here")
+	if got := t.podIP(server, "host"); got != agent.IP {
+		t.Errorf("a pod of the host's network is at %s", got)
+	}
 	there := t.podIP(server, "there")
 	t.answers(server, "tcp", there+":9001", "there")
 
@@ -370,6 +376,12 @@ func TestNode19NodeIPIsOwnPodGateway(test *testing.T) {
 	const next = "10.99.0.123"
 	t.inside(agent, fmt.Sprintf("ip addr del %s/16 dev eth0; ip addr add %s/16 dev eth0; ip route add default via 10.99.0.1", agent.IP, next))
 	hasAddress(next)
+	t.eventually(func() error {
+		if got := t.podIP(server, "host"); got != next {
+			return fmt.Errorf("a pod of the host's network is at %s, want %s", got, next)
+		}
+		return nil
+	})
 	t.answers(server, "tcp", there+":9001", "there")
 	here := t.podIP(server, "here")
 	t.answers(agent, "tcp", here+":9001", "here")
