@@ -20,6 +20,8 @@ const (
 	defaultDataDir = "/var/lib/orch"
 	defaultConfig  = "/etc/orch/config.yaml"
 
+	defaultRegistries = "/etc/orch/registries.yaml"
+
 	// defaultLogLinks is where collectors look for kubelets' logs. Only the
 	// default data directory has links there: there may be several orch here.
 	defaultLogLinks = "/var/log"
@@ -69,6 +71,7 @@ func nodeFlags() []cli.Flag {
 		listFlag("node-taint", "`key=value:Effect` taint to register the node with (repeatable)"),
 		proxyModeFlag(),
 		stringFlag("container-runtime-endpoint", "", "CRI `socket` of another container runtime (default: the embedded containerd)"),
+		stringFlag("private-registry", defaultRegistries, "`file` with mirrors, credentials and certificates of registries"),
 		stringFlag("log-links", "", "`folder` that gets pods/ and containers/ with links to the logs for collectors; '' for none (default: "+defaultLogLinks+" with the default --data-dir, else none)"),
 		listFlag("allowed-unsafe-sysctls", "`sysctl` that pods may set beyond the safe ones, or a pattern that ends in * (repeatable)"),
 		&cli.DurationFlag{Name: "shutdown-grace-period", Value: 30 * time.Second, Usage: "`time` that pods have to end in when the machine shuts down; 0: none", EnvVars: env("shutdown-grace-period")},

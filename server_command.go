@@ -309,6 +309,7 @@ func nodeConfig(c *cli.Context) (agent.Config, error) {
 		Disable:        split(c.StringSlice("disable")),
 		ShutdownPeriod: c.Duration("shutdown-grace-period"), ShutdownCriticalPeriod: c.Duration("shutdown-grace-period-critical-pods"),
 	}
+	cfg.Registries = c.String("private-registry")
 	cfg.LogLinks, cfg.UnsafeSysctls = c.String("log-links"), split(c.StringSlice("allowed-unsafe-sysctls"))
 	if !c.IsSet("log-links") && cfg.DataDir == defaultDataDir {
 		cfg.LogLinks = defaultLogLinks

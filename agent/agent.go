@@ -54,7 +54,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	r, err := runtime.New(runtime.Config{
 		DataDir: cfg.DataDir, Endpoint: cfg.RuntimeEndpoint, Logger: cfg.Logger,
-		Registries: "/etc/orch/registries.yaml", CNIConfDir: netproxy.PluginConfDir(cfg.DataDir),
+		Registries: cfg.Registries, CNIConfDir: netproxy.PluginConfDir(cfg.DataDir),
 	})
 	if err != nil {
 		return err

@@ -42,6 +42,7 @@ type Config struct {
 	RuntimeEndpoint string // CRI socket; "" means the embedded containerd
 	Disable         []string
 
+	Registries    string   // file with mirrors and credentials of registries; need not be there
 	LogLinks      string   // gets links to logs for collectors; "": none
 	UnsafeSysctls []string // that pods may set beyond the safe ones
 

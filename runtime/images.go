@@ -266,6 +266,7 @@ type imageService struct {
 	runtimeapi.ImageServiceClient
 	embedded func(name string) bool
 	done     <-chan struct{} // closed when the embedded images were imported
+	users    *userFileCheck  // nil: another runtime's images are its own affair
 }
 
 // ImageStatus waits for an embedded image that is still being imported.
@@ -277,7 +278,14 @@ func (s *imageService) ImageStatus(ctx context.Context, in *runtimeapi.ImageStat
 			return nil, ctx.Err()
 		}
 	}
-	return s.ImageServiceClient.ImageStatus(ctx, in, opts...)
+	found, err := s.ImageServiceClient.ImageStatus(ctx, in, opts...)
+	if err != nil || s.users == nil || found.GetImage() == nil || s.embedded(in.GetImage().GetImage()) {
+		return found, err
+	}
+	if err := s.users.check(ctx, found.GetImage().GetId()); err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	return found, nil
 }
 
 // PullImage answers for embedded images from what is here: "orch.local" is no

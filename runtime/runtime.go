@@ -75,6 +75,8 @@ type Runtime struct {
 
 	imagesDone chan struct{} // closed when the embedded images were imported, or could not be
 
+	users *userFileCheck // nil: not the embedded runtime
+
 	mu       sync.Mutex
 	lastUsed map[string]time.Time // by image ID, as seen by GarbageCollect; guarded by mu
 }
@@ -114,6 +116,9 @@ func New(cfg Config) (*Runtime, error) {
 		return nil, fmt.Errorf("--container-runtime-endpoint: %w", err)
 	}
 	r.conn = conn
+	if r.embed {
+		r.users = &userFileCheck{store: &ImageStore{conn: conn, cri: runtimeapi.NewImageServiceClient(conn)}, known: map[string]error{}}
+	}
 	return r, nil
 }
 
@@ -140,6 +145,7 @@ func (r *Runtime) Images() runtimeapi.ImageServiceClient {
 		ImageServiceClient: runtimeapi.NewImageServiceClient(r.conn),
 		embedded:           func(name string) bool { return r.embed && strings.HasPrefix(name, embeddedDomain) },
 		done:               r.imagesDone,
+		users:              r.users,
 	}
 }
 
