@@ -3,6 +3,7 @@ package connections
 import (
 	"errors"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -17,8 +18,10 @@ const (
 	framesPerSec = 100
 )
 
-// WINDOW_UPDATE is what reading costs, so it weighs less.
+// WINDOW_UPDATE is what reading costs: a client sends up to two, for stream and
+// connection, for so many bytes that it was sent. Those beyond weigh something.
 const (
+	bytesPerUpdate     = 2 << 10
 	windowUpdateWeight = 0.01
 	frameWeight        = 1
 )
@@ -36,6 +39,9 @@ type meter struct {
 
 	allowed float64 // how many frames may come now
 	counted time.Time
+
+	updates int64        // WINDOW_UPDATE frames so far
+	sent    atomic.Int64 // bytes that the client was sent
 }
 
 func newMeter(now time.Time) *meter {
@@ -81,6 +87,9 @@ func (m *meter) weight() float64 {
 			return 0
 		}
 	case http2.FrameWindowUpdate:
+		if m.updates++; m.updates <= m.sent.Load()/bytesPerUpdate {
+			return 0
+		}
 		return windowUpdateWeight
 	}
 	return frameWeight
@@ -108,6 +117,13 @@ func (c *metered) Read(p []byte) (int, error) {
 		c.tlsConn.Close()
 		return 0, flood
 	}
+	return n, err
+}
+
+// Write counts what is sent.
+func (c *metered) Write(p []byte) (int, error) {
+	n, err := c.tlsConn.Write(p)
+	c.meter.sent.Add(int64(n))
 	return n, err
 }
 
