@@ -92,6 +92,7 @@ func (w *warnings) podSpec(prefix []string, s *corev1.PodSpec) {
 		w.say("%s: must be >= 0; negative values are invalid and will be treated as 1", at().Child("terminationGracePeriodSeconds"))
 	}
 	w.affinity(at, s.Affinity)
+	w.ignored(at, s)
 }
 
 func specPath(prefix []string) *field.Path {
