@@ -240,6 +240,10 @@ func importError(err error) error {
 	return err
 }
 
+// maxWindow bounds what a zstd archive may have kept in memory, in bytes: what
+// zstd itself takes without being told to take more.
+const maxWindow = 128 << 20
+
 // decompress recognizes a compressed stream by its first bytes.
 func decompress(in io.Reader) (io.ReadCloser, error) {
 	buffered := bufio.NewReaderSize(in, 64<<10)
@@ -251,7 +255,7 @@ func decompress(in io.Reader) (io.ReadCloser, error) {
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
 		return gzip.NewReader(buffered)
 	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		decoder, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
+		decoder, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
 			return nil, err
 		}

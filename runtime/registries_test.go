@@ -96,7 +96,7 @@ func TestRewritePath(t *testing.T) {
 	rules := map[string]string{"^library/(.*)$": "hub/$1", "^(.*)/manifests$": "$1/m"}
 	for request, want := range map[string]string{
 		"library/redis/manifests/7":           "hub/redis/manifests/7",
-		"library/manifests/blobs/sha256:ab":   "hub/manifests/blobs/sha256:ab",
+		"library/manifests/blobs/sha256:ab":   "library/m/blobs/sha256:ab",
 		"other/manifests/manifests/1":         "other/m/manifests/1",
 		"other/redis/manifests/7":             "other/redis/manifests/7",
 		"":                                    "",

@@ -4,12 +4,14 @@ import (
 	"bufio"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
 	"orch/agent/pod"
@@ -132,5 +134,27 @@ func TestChooseAttempt(t *testing.T) {
 	_, err := chooseAttempt(&pod.Snapshot{Pod: &corev1.Pod{}}, "c", false)
 	if err == nil || !strings.Contains(err.Error(), "is not available") {
 		t.Error(err)
+	}
+}
+
+// What somebody put into the folder of logs leads nowhere.
+func TestServedLogFiles(t *testing.T) {
+	dir := t.TempDir()
+	for _, err := range []error{
+		os.Mkdir(filepath.Join(dir, "pod"), 0o755), os.WriteFile(filepath.Join(dir, "pod/0.log"), []byte("hello"), 0o600),
+		os.Symlink("/etc/passwd", filepath.Join(dir, "out")), os.Symlink("/etc", filepath.Join(dir, "outside")),
+		unix.Mkfifo(filepath.Join(dir, "fifo"), 0o600),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	handler := http.FileServerFS(logFiles(dir))
+	for path, want := range map[string]int{"/pod/0.log": 200, "/pod/": 200, "/": 200, "/out": 500, "/outside/passwd": 500, "/fifo": 500, "/none": 404} {
+		answer := httptest.NewRecorder()
+		handler.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))
+		if answer.Code != want || strings.Contains(answer.Body.String(), "root:x") {
+			t.Errorf("%s: %d, want %d", path, answer.Code, want)
+		}
 	}
 }

@@ -56,15 +56,14 @@ func (b *bench) apply(manifest string) {
 // becomes waits until what kubectl prints is so.
 func (b *bench) becomes(what string, so func(out string) bool, args ...string) string {
 	b.Helper()
-	ctx, cancel := context.WithTimeout(b.Context(), 2*time.Minute)
-	defer cancel()
+	deadline := time.After(2 * time.Minute)
 	for {
-		out, err := b.node.Kubectl(ctx, args...)
+		out, err := b.node.Kubectl(b.Context(), args...)
 		if err == nil && so(out) {
 			return out
 		}
 		select {
-		case <-ctx.Done():
+		case <-deadline:
 			b.Fatalf("%s: not so: %v\n%s", what, err, out)
 		case <-time.After(200 * time.Millisecond):
 		}
@@ -237,7 +236,7 @@ func TestApi08ResourceClaims(t *testing.T) {
 	b.apply(shellPod("wants-device", "sleep 1000", ", resources: {claims: [{name: gpu}]}", claim) + "\n---" +
 		shellPod("bound", "sleep 1000", ", resources: {claims: [{name: gpu}]}", claim+"  nodeName: "+b.node.Name+"\n"))
 	b.becomes("it says why it waits", contains("Pending", "Unschedulable", `resourceclaim "no-such-claim" not found`),
-		"get", "pod", "wants-device", "-o", `jsonpath={.status.phase} {.status.conditions[?(@.type=="PodScheduled")]}`)
+		"get", "pod", "wants-device", "-o", `jsonpath={.status.phase} {.status.conditions[0].reason} {.status.conditions[0].message}`)
 	b.becomes("the node refuses it", contains("Failed", "UnexpectedAdmissionError", "resource claims"), "get", "pod", "bound", "-o", "jsonpath={.status}")
 }
 
@@ -278,7 +277,7 @@ func TestSysctls(t *testing.T) {
 	for _, name := range []string{"safe", "allowed"} {
 		b.kubectl("wait", "--for=condition=Ready", "pod/"+name, "--timeout=60s")
 	}
-	b.becomes("it is refused", contains("Failed", "SysctlForbidden", `forbidden sysctl: "kernel.msgmax" not allowlisted`), "get", "pod", "unsafe", "-o", "jsonpath={.status}")
+	b.becomes("it is refused", contains("Failed", "SysctlForbidden", `forbidden sysctl: "kernel.msgmax" not allowlisted`), "get", "pod", "unsafe", "-o", "jsonpath={.status.phase} {.status.reason} {.status.message}")
 }
 
 func TestLogLinks(t *testing.T) {

@@ -100,6 +100,7 @@ func (w *warnings) podSpec(prefix []string, s *corev1.PodSpec) {
 	for i, alias := range s.HostAliases {
 		w.ip(at().Child("hostAliases").Index(i).Child("ip"), alias.IP)
 	}
+	w.ignored(at, s)
 }
 
 func specPath(prefix []string) *field.Path {
