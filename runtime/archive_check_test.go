@@ -51,7 +51,7 @@ func TestCheckArchive(t *testing.T) {
 		"gzip, cut short": {zipped.Bytes()[:zipped.Len()/2], "damaged or cut short"},
 		"no images":       {tarOf(t, "a"), "holds no images"},
 		"no tar":          {bytes.Repeat([]byte("text"), 1000), "damaged or cut short"},
-		"empty":           {nil, "cannot be read"},
+		"empty":           {nil, "holds no images"},
 	} {
 		err := checkArchive(bytes.NewReader(test.data))
 		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {

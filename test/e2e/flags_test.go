@@ -69,6 +69,7 @@ var anotherValue = map[string]restart{
 	"help":                                {no: "prints"},
 	"resolv-conf":                         {args: []string{"--resolv-conf", "/dev/null"}},
 	"allowed-unsafe-sysctls":              {args: []string{"--allowed-unsafe-sysctls", "net.core.somaxconn"}},
+	"private-registry":                    {args: []string{"--private-registry", "DIR/registries.yaml"}},
 	"log-links":                           {no: "the links are the machine's own"},
 }
 
