@@ -89,6 +89,10 @@ func (c *Config) Validate() error {
 			return fmt.Errorf("--allowed-unsafe-sysctls: %w", err)
 		}
 	}
+	// The usual file may be missing; one that somebody named is to be there.
+	if _, err := os.Stat(c.ResolvConf); err != nil && c.ResolvConf != "" && c.ResolvConf != "/etc/resolv.conf" {
+		return fmt.Errorf("--resolv-conf: %w", err)
+	}
 	if _, err := c.labels(); err != nil {
 		return err
 	}

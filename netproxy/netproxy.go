@@ -223,15 +223,18 @@ func (p *Proxy) filter(ctx context.Context, podCIDR netip.Prefix, reserved *rule
 		log.Warn("services are relayed by this process: they rest while it is stopped, pods see the node as their client, and nothing lets pods reach the world outside but your own routes or rules")
 		return rules.NewUserspace(facts, cni.NewServiceAddresses(p.cfg.LinkName, p.cfg.ServiceCIDR), guard(ctx, facts, log), log), nil
 	}
-	return iptablesFilter(ctx, facts)
+	return iptablesFilter(ctx, facts, p.cfg.Logger)
 }
 
-func iptablesFilter(ctx context.Context, facts rules.Facts) (rules.Watched, error) {
+func iptablesFilter(ctx context.Context, facts rules.Facts, log *slog.Logger) (rules.Watched, error) {
 	iptables, err := rules.NewIPTables()
 	if err != nil {
 		return nil, err
 	}
 	iptables.Probe(ctx)
+	if !iptables.ReversePath {
+		log.Warn("iptables does not know rpfilter (modprobe xt_rpfilter): only the kernel's check of sources keeps pods to their own addresses (it must not be loose: net.ipv4.conf.all.rp_filter=2 overrules it)", "component", "rules")
+	}
 	facts.RandomFully, facts.ReversePath = iptables.RandomFully, iptables.ReversePath
 	return struct {
 		*rules.Tables
@@ -243,7 +246,7 @@ func iptablesFilter(ctx context.Context, facts rules.Facts) (rules.Watched, erro
 // kernel has any filter after all.
 func guard(ctx context.Context, facts rules.Facts, log *slog.Logger) rules.Watched {
 	facts.NoServices, facts.GuardOnly = true, true
-	if filter, err := iptablesFilter(ctx, facts); err == nil && filter.Prepare(ctx) == nil {
+	if filter, err := iptablesFilter(ctx, facts, log); err == nil && filter.Prepare(ctx) == nil {
 		return filter
 	}
 	if filter, err := rules.NewNFTables(facts); err == nil && filter.Prepare(ctx) == nil {
