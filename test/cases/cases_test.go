@@ -41,7 +41,7 @@ func TestEveryCaseHasATest(t *testing.T) {
 		number, _, _ := strings.Cut(rest, "-")
 		want := "Test" + strings.ToUpper(kind[:1]) + kind[1:] + number
 		if !anyPrefix(tests, want) {
-			t.Logf("no test for testdata/%s: its name would begin with %s", f.Name(), want)
+			t.Errorf("no test for testdata/%s: its name would begin with %s", f.Name(), want)
 		}
 	}
 }
