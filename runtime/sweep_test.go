@@ -29,6 +29,9 @@ func TestSweep(t *testing.T) {
 	needReal(t)
 	dir := shortDir(t)
 	r := startRuntime(t, Config{DataDir: dir, Logger: testLogger(os.Stderr)})
+	if !r.ImageStore().has(t.Context(), []string{"orch.local/hello"}) { // waits for the import
+		t.Fatal("no hello image")
+	}
 	p := startPod(t, r.Runtime())
 	defer p.remove(t, r.Runtime())
 	stray, other := standIn(t, "stray", r.layout.socket), standIn(t, "other", "/elsewhere/containerd.sock")
