@@ -142,8 +142,9 @@ func (c *Config) validateJoin() error {
 	if c.Join != "" && c.Token == "" && !known {
 		return errors.New("--join needs --token or --token-file: the text of <data-dir>/server/token of a server")
 	}
-	for _, t := range []struct{ flag, text, user string }{
-		{"--token", c.Token, joining.UserServer}, {"--agent-token", c.AgentToken, joining.UserNode},
+	for _, t := range []struct{ flag, text, user, others, file string }{
+		{"--token", c.Token, joining.UserServer, "agents", "token"},
+		{"--agent-token", c.AgentToken, joining.UserNode, "servers", "agent-token"},
 	} {
 		if t.text == "" {
 			continue
@@ -153,7 +154,7 @@ func (c *Config) validateJoin() error {
 		case err != nil:
 			return fmt.Errorf("%s: %w", t.flag, err)
 		case token.User != "" && token.User != t.user:
-			return fmt.Errorf("%s: the token is for user %q, not %q", t.flag, token.User, t.user)
+			return fmt.Errorf("%s: this one is for %s: give the text of <data-dir>/server/%s", t.flag, t.others, t.file)
 		case c.Join == "" && !known && token.CAHash != "":
 			return fmt.Errorf("%s: is the whole token of a cluster that there is, and this server founds a new one: give --join https://HOST:6443 to join that cluster, or a bare secret", t.flag)
 		case known:

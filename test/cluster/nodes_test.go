@@ -265,7 +265,7 @@ func TestJoinErrors(t *testing.T) {
 		{"no token form", "not a join token", []string{"--join", url, "--token", "K10::x"}},
 		{"not TLS", "does not speak TLS", []string{"--join", "https://" + plain, "--token", token}},
 		{"clock off by a day", "this machine's clock says", []string{"--join", "https://" + tomorrow, "--token", token}},
-		{"no https", "is not of the form https://host:port", []string{"--join", server.IP + ":6443", "--token", token}},
+		{"no https", "must be of the form https://HOST:6443", []string{"--join", server.IP + ":6443", "--token", token}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			n := newAgent(t, server, tt.args...)
