@@ -254,7 +254,7 @@ func TestRecoverSnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	second := another(t, first.Network(), "--cluster-domain", "other.local")
+	second := another(t, first.Network())
 	servers{second}.with(t, second, "--recover", "--from", snapshot)
 	c := client(t, second)
 	if got := secretOf(t, c); got != "hidden" {
