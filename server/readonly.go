@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"orch/server/controllers/nodes"
 	"orch/server/registry"
 	"orch/store"
 )
@@ -57,9 +58,9 @@ func (a *assembly) toldReadOnly() bool {
 // tellReadOnly writes condition and event. A server without a node has the event
 // only.
 func (a *assembly) tellReadOnly(ctx context.Context, cause error) error {
-	condition := readOnlyCondition(cause, metav1.Now())
+	condition, now := readOnlyCondition(cause), metav1.Now()
 	_, err := registry.Of[*corev1.Node](a.registry).MutateStatus(ctx, "", a.cfg.NodeName, func(n *corev1.Node) error {
-		n.Status.Conditions = withCondition(n.Status.Conditions, condition)
+		nodes.SetCondition(n, condition, now)
 		return nil
 	})
 	if err != nil && !apierrors.IsNotFound(err) {
@@ -69,7 +70,6 @@ func (a *assembly) tellReadOnly(ctx context.Context, cause error) error {
 	if cause != nil {
 		kind = corev1.EventTypeWarning
 	}
-	now := condition.LastTransitionTime
 	_, err = registry.Of[*corev1.Event](a.registry).Create(ctx, &corev1.Event{
 		ObjectMeta:     metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: fmt.Sprintf("%s.%x", a.cfg.NodeName, now.UnixNano())},
 		InvolvedObject: corev1.ObjectReference{Kind: "Node", Name: a.cfg.NodeName, UID: types.UID(a.cfg.NodeName)},
@@ -79,23 +79,9 @@ func (a *assembly) tellReadOnly(ctx context.Context, cause error) error {
 	return err
 }
 
-func readOnlyCondition(cause error, now metav1.Time) corev1.NodeCondition {
-	c := corev1.NodeCondition{
-		Type: storeReadOnly, Status: corev1.ConditionFalse, Reason: "StoreWritable", Message: "the store takes writes",
-		LastHeartbeatTime: now, LastTransitionTime: now,
-	}
+func readOnlyCondition(cause error) corev1.NodeCondition {
 	if cause != nil {
-		c.Status, c.Reason, c.Message = corev1.ConditionTrue, "StoreDiskFull", cause.Error()
+		return corev1.NodeCondition{Type: storeReadOnly, Status: corev1.ConditionTrue, Reason: "StoreDiskFull", Message: cause.Error()}
 	}
-	return c
-}
-
-func withCondition(conditions []corev1.NodeCondition, c corev1.NodeCondition) []corev1.NodeCondition {
-	for i := range conditions {
-		if conditions[i].Type == c.Type {
-			conditions[i] = c
-			return conditions
-		}
-	}
-	return append(conditions, c)
+	return corev1.NodeCondition{Type: storeReadOnly, Status: corev1.ConditionFalse, Reason: "StoreWritable", Message: "the store takes writes"}
 }

@@ -86,7 +86,7 @@ func (c *shareCheck) reconcile(ctx context.Context, key loop.Key) (time.Duration
 		return 0, nil
 	}
 	_, err = c.nodes.MutateStatus(ctx, "", n.Name, func(n *corev1.Node) error {
-		setCondition(n, want, metav1.NewTime(c.now()).Rfc3339Copy())
+		SetCondition(n, want, metav1.NewTime(c.now()).Rfc3339Copy())
 		return nil
 	})
 	if err == nil && refusal != nil {
@@ -95,8 +95,8 @@ func (c *shareCheck) reconcile(ctx context.Context, key loop.Key) (time.Duration
 	return 0, ignoreNotFound(err)
 }
 
-// setCondition replaces the condition of the same type.
-func setCondition(n *corev1.Node, want corev1.NodeCondition, now metav1.Time) {
+// SetCondition replaces the condition of the same type.
+func SetCondition(n *corev1.Node, want corev1.NodeCondition, now metav1.Time) {
 	want.LastHeartbeatTime, want.LastTransitionTime = now, now
 	for i := range n.Status.Conditions {
 		if c := &n.Status.Conditions[i]; c.Type == want.Type {
